@@ -1,0 +1,25 @@
+"""Personalised recommendation that can say why: a plugin for RecBole 1.2.1.
+
+Importing this package repairs RecBole for today's stack and lets RecBole find our models, metrics and trainers.
+"""
+
+from recbole_persona import upstream as _upstream
+
+_upstream.apply()
+
+from recbole_persona import config as _config  # noqa: E402  (recbole can be imported only now)
+from recbole_persona import registry as _registry  # noqa: E402
+
+_registry.install()
+_config.install()
+
+__version__ = "0.1.0"
+__all__ = ["run", "load", "recommend", "explain"]
+
+
+def __getattr__(name):
+    if name in __all__:
+        from recbole_persona import runner
+
+        return getattr(runner, name)
+    raise AttributeError(f"module 'recbole_persona' has no attribute {name!r}")

@@ -1,0 +1,183 @@
+"""Names of models and metrics -> module paths. Nothing is imported before it is used.
+
+A bare name is ours first, then RecBole's; ``recbole:DIN`` is RecBole's in any case; ``package.module:Class`` is anybody's.
+"""
+
+import difflib
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+from recbole.data import utils as data_utils
+from recbole.utils import enum_type
+from recbole.utils import utils as recbole_utils
+
+from recbole_persona.errors import UserError
+from recbole_persona.upstream import replace_everywhere
+
+_upstream_get_model = recbole_utils.get_model
+_upstream_get_trainer = recbole_utils.get_trainer
+_upstream_get_dataloader = data_utils.get_dataloader
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """Where a model stands, and what must be known of it before it is imported.
+
+    Attributes:
+        path: ``package.module:Class``.
+        paper: authors, title, venue.
+        aliases: other spellings, in lower case.
+        keys: config keys that neither the model's YAML nor its code names literally.
+        train_loader: ``package.module:Class`` of the loader of its training data; RecBole's own if None.
+    """
+
+    path: str
+    paper: str
+    aliases: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    train_loader: str | None = None
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """Where a metric stands, and what RecBole's ``Config`` asks of it before it is imported.
+
+    Attributes:
+        path: ``package.module:Class`` of a RecBole ``AbstractMetric``.
+        type: ``RANKING`` or ``VALUE``.
+        needs: what the collector must gather, RecBole's names or ours.
+        smaller: whether a smaller value is the better one.
+    """
+
+    path: str
+    type: str
+    needs: tuple[str, ...]
+    smaller: bool = False
+
+
+MODELS: dict[str, ModelEntry] = {}
+METRICS: dict[str, MetricEntry] = {}
+
+
+def register_model(name, path, *, paper, aliases=(), keys=(), train_loader=None) -> None:
+    """Enter a model; raises ValueError when the name or an alias is taken or ``path`` is no ``module:Class``."""
+    taken = {known.lower() for known in MODELS} | {alias for entry in MODELS.values() for alias in entry.aliases}
+    for spelling in (name.lower(), *aliases):
+        if spelling != spelling.lower() or spelling in taken:
+            raise ValueError(f"the name {spelling!r} is taken, or an alias not in lower case")
+    if path.count(":") != 1:
+        raise ValueError(f"the path {path!r} is not of the form package.module:Class")
+    MODELS[name] = ModelEntry(path, paper, tuple(aliases), tuple(keys), train_loader)
+
+
+def register_metric(name, path, *, type, needs, smaller=False) -> None:
+    """Enter a metric here and in RecBole's registers; raises ValueError when its name is taken or its type unknown."""
+    from recbole.evaluator import register
+
+    name = name.lower()
+    if name in register.metrics_dict:
+        raise ValueError(f"a metric named {name!r} is registered already")
+    METRICS[name] = MetricEntry(path, type, tuple(needs), smaller)
+    register.metric_types[name] = enum_type.EvaluatorType[type]
+    register.metric_information[name] = list(needs)
+    register.metrics_dict[name] = lambda config: import_path(path)(config)
+    if smaller:
+        register.smaller_metrics.append(name)
+
+
+def import_path(path: str):
+    """The object at ``package.module:Name``."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name and module.startswith(error.name):
+            raise UserError(f"There is no module {error.name!r}, which {path!r} names.") from None
+        raise
+    except AttributeError:
+        raise UserError(f"The module {module!r} has no {name!r}.") from None
+
+
+def recbole_model_names() -> list[str]:
+    """The model classes that RecBole 1.2.1 ships, read from its packages without importing them."""
+    import ast
+    from pathlib import Path
+
+    names = []
+    folder = Path(importlib.util.find_spec("recbole.model").origin).parent
+    for package in sorted(folder.glob("*_recommender")):
+        for node in ast.parse((package / "__init__.py").read_text()).body:
+            names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+    return names
+
+
+def model_entry(name: str) -> tuple[str, ModelEntry] | None:
+    """Our entry for a bare name or an alias in any case, as ``(name, entry)``; None when the name is not ours."""
+    for known, entry in MODELS.items():
+        if name.lower() in (known.lower(), *entry.aliases):
+            return known, entry
+    return None
+
+
+def get_model(model_name: str):
+    """The model class of a name: ours first, then RecBole's; stands in for ``recbole.utils.get_model``.
+
+    Raises:
+        UserError: nobody has a model of that name; the text lists the nearest names.
+    """
+    prefix, _, rest = model_name.partition(":")
+    if rest and prefix != "recbole":
+        return import_path(model_name)
+    if not rest and (found := model_entry(model_name)):
+        return import_path(found[1].path)
+    bare = rest or model_name
+    names = recbole_model_names()
+    exact = {name.lower(): name for name in names}.get(bare.lower())
+    if exact is None:
+        near = difflib.get_close_matches(bare.lower(), [n.lower() for n in (*MODELS, *names)], n=3, cutoff=0.4)
+        spelled = {n.lower(): n for n in (*names, *MODELS)}
+        hint = f"; near it are {', '.join(spelled[n] for n in near)}" if near else ""
+        raise UserError(f"There is no model named {model_name!r}{hint}.")
+    return _upstream_get_model(exact)
+
+
+def canonical_name(model_name: str) -> str:
+    """The name under which RecBole's own look-ups find the model: aliases and ``recbole:`` resolved where that is unambiguous."""
+    if found := model_entry(model_name):
+        return found[0]
+    bare = model_name.removeprefix("recbole:")
+    known = {name.lower(): name for name in recbole_model_names()}
+    if bare.lower() in known and model_entry(bare) is None:
+        return known[bare.lower()]
+    return model_name
+
+
+def get_dataloader(config, phase: str):
+    """The loader class for a phase; our models may bring their own for training. Stands in for RecBole's function."""
+    found = model_entry(config["model"])
+    if phase == "train" and found and found[1].train_loader:
+        return import_path(found[1].train_loader)
+    return _upstream_get_dataloader(config, phase)
+
+
+def get_trainer(model_type, model_name: str):
+    """RecBole's trainer for the model, with safe checkpoints and exact resuming; stands in for RecBole's function."""
+    bare = model_name.rpartition(":")[2]
+    return import_path("recbole_persona.train.trainer:resumable")(_upstream_get_trainer(model_type, bare))
+
+
+def install() -> None:
+    """Let RecBole find our models, metrics, trainers and loaders wherever it looks for its own."""
+    replace_everywhere(_upstream_get_model, get_model)
+    replace_everywhere(_upstream_get_trainer, get_trainer)
+    replace_everywhere(_upstream_get_dataloader, get_dataloader)
+
+
+register_model(
+    "AMPCF",
+    "recbole_persona.models.ampcf:AMPCF",
+    paper="Barkan et al., Explainable Recommendations via Attentive Multi-Persona Collaborative Filtering, RecSys 2020",
+    aliases=("amp-cf", "amp_cf"),
+    train_loader="recbole_persona.data.sampling:SampledTrainLoader",
+)

@@ -1,0 +1,5 @@
+"""RecBole's trainers with exact resuming."""
+
+
+def resumable(upstream):
+    return upstream

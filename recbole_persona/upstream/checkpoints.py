@@ -1,0 +1,90 @@
+"""Repairs of what RecBole pickles: checkpoints, and its caches of data sets."""
+
+import importlib
+import os
+from logging import getLogger
+from types import ModuleType, SimpleNamespace
+from unittest.mock import patch
+
+import torch
+
+from recbole_persona.upstream.files import ModuleState, load_tree, save_tree
+from recbole_persona.upstream.repair import repair, replace_everywhere, when_imported
+
+_READERS = [
+    "recbole.trainer.trainer",
+    "recbole.model.general_recommender.convncf",
+    "recbole.model.general_recommender.nais",
+    "recbole.model.general_recommender.neumf",
+    "recbole.model.general_recommender.ract",
+    "recbole.model.sequential_recommender.s3rec",
+    "recbole.model.context_aware_recommender.kd_dagfm",
+]
+
+
+def _save(state, path, **_):
+    save_tree(state, path)
+
+
+def _load(path, map_location="cpu", **_):
+    return load_tree(path, map_location)
+
+
+class _SafeTorch(ModuleType):
+    """``torch`` as RecBole's modules see it: everything is torch's own but ``save`` and ``load``."""
+
+    save, load = staticmethod(_save), staticmethod(_load)
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+_safe_torch = _SafeTorch("torch")
+
+
+@repair("trainer/trainer.py:308", "checkpoints pickle the whole Config, which torch >= 2.6 refuses to load again")
+def safe_checkpoints():
+    """RecBole's own ``_save_checkpoint``, ``resume_checkpoint`` and ``evaluate`` run as they are, on safe files."""
+    for name in _READERS:
+        when_imported(name, lambda module: setattr(module, "torch", _safe_torch))
+
+
+@repair("quick_start/quick_start.py:250", "load_data_and_model() unpickles the checkpoint")
+def safe_load_data_and_model():
+    quick_start = importlib.import_module("recbole.quick_start.quick_start")
+    upstream = quick_start.load_data_and_model
+
+    def load_data_and_model(model_file):
+        with patch.object(torch, "load", _load):  # the upstream body imports torch by itself
+            return upstream(model_file)
+
+    load_data_and_model.__doc__ = upstream.__doc__
+    replace_everywhere(upstream, load_data_and_model)
+
+
+@repair("model/abstract_recommender.py:110", "other_parameter() holds whole modules, which no safe format can rebuild")
+def modules_in_other_parameter():
+    from recbole.model.abstract_recommender import AbstractRecommender
+
+    upstream = AbstractRecommender.load_other_parameter
+
+    def load_other_parameter(self, para):
+        states = {key: value for key, value in (para or {}).items() if isinstance(value, ModuleState)}
+        for key, state in states.items():
+            getattr(self, key).load_state_dict(state)
+        upstream(self, {key: value for key, value in (para or {}).items() if key not in states})
+
+    AbstractRecommender.load_other_parameter = load_other_parameter
+
+
+@repair("data/utils.py:61", "a data set found in checkpoint_dir is unpickled before its settings are compared")
+def no_pickled_caches():
+    """RecBole's caches of data sets and loaders are off: none is found, none is written."""
+    data_utils = importlib.import_module("recbole.data.utils")
+    data_utils.os = SimpleNamespace(path=SimpleNamespace(join=os.path.join, exists=lambda file: False))
+
+    def save(*_, **__):
+        getLogger().warning("save_dataset and save_dataloaders are off: RecBole would write pickles.")
+
+    importlib.import_module("recbole.data.dataset").Dataset.save = save
+    replace_everywhere(data_utils.save_split_dataloaders, save)

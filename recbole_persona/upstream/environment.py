@@ -1,0 +1,57 @@
+"""Repairs of what the stack around RecBole took away: names of numpy and scipy, and ray."""
+
+import importlib
+import sys
+from types import ModuleType
+
+import numpy as np
+from scipy.sparse import dok_matrix
+
+from recbole_persona.upstream.repair import repair
+
+
+@repair("config/configurator.py:625", "Config() reads np.float_ and its kin, which numpy 2 no longer has")
+def numpy_names():
+    removed = {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_, "float": np.float64}
+    removed |= {"int": np.int_, "object": np.object_, "str": np.str_, "complex": np.complex128, "unicode": np.str_}
+    missing = {name: value for name, value in removed.items() if name not in np.__dict__}
+    for name, value in missing.items():
+        setattr(np, name, value)
+
+
+@repair("config/configurator.py:628", "Config() rebinds np.bool and np.long, which numpy 2 owns, in the whole process")
+def numpy_owns_its_names():
+    from recbole.config import Config
+
+    Config.compatibility_settings = lambda self: None  # numpy_names has done it for the process
+
+
+@repair("model/general_recommender/lightgcn.py:111", "dok_matrix._update, used by eight graph models, left scipy 1.13")
+def dok_matrix_update():
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda self, data: self._dict.update(data)
+
+
+@repair("quick_start/quick_start.py:20", "ray is imported eagerly, and today's numpy and setuptools break its import")
+def ray_when_used():
+    """``recbole.quick_start`` gets a ``tune`` that imports ray at the first report, and only inside a ray session."""
+    if "recbole.quick_start.quick_start" in sys.modules:
+        return
+
+    def report(**metrics):
+        session = sys.modules.get("ray.air.session")
+        if session is not None:
+            importlib.import_module("ray.tune").report(**metrics)
+
+    kept = {name: sys.modules.get(name) for name in ("ray", "ray.tune")}
+    stand_in, tune = ModuleType("ray"), ModuleType("ray.tune")
+    stand_in.tune, tune.report = tune, report
+    sys.modules.update({"ray": stand_in, "ray.tune": tune})
+    try:
+        importlib.import_module("recbole.quick_start.quick_start")
+    finally:
+        for name, module in kept.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module

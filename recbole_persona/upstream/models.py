@@ -1,0 +1,1 @@
+"""Repairs of single models, by the module in which RecBole keeps them."""
