@@ -3,7 +3,12 @@
 Importing this package repairs RecBole for today's stack and lets RecBole find our models, metrics and trainers.
 """
 
-from recbole_persona import upstream as _upstream
+import importlib.util as _importlib_util
+
+if _importlib_util.find_spec("recbole") is None:
+    raise ImportError("RecBole is not installed; on Python 3.12 or newer run `pip install --no-deps recbole==1.2.1`.")
+
+from recbole_persona import upstream as _upstream  # noqa: E402
 
 _upstream.apply()
 
@@ -13,7 +18,7 @@ from recbole_persona import registry as _registry  # noqa: E402
 _registry.install()
 _config.install()
 
-__version__ = "0.1.0"
+from recbole_persona.version import __version__  # noqa: E402
 __all__ = ["run", "load", "recommend", "explain"]
 
 

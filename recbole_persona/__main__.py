@@ -1,0 +1,5 @@
+import sys
+
+from recbole_persona.cli import main
+
+sys.exit(main())

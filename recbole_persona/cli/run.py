@@ -1,0 +1,32 @@
+"""Train and test one model: --model=… --dataset=… [--config_files=a.yaml,b.yaml] [--key=value …].
+
+Every RecBole setting can be given as --key=value. The run is a folder; a finished one is printed, not run again.
+"""
+
+from recbole_persona.cli.tables import print_result
+
+takes_settings = True
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--model", "-m", help="AMPCF, any RecBole model, recbole:Name, or package.module:Class")
+    parser.add_argument("--dataset", "-d", help="ml-100k and planted-personas ship; others lie in --data_path")
+    parser.add_argument("--config_files", nargs="*", default=[], metavar="FILE", help="YAML files, comma- or space-separated")
+    parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder to the same bits")
+    parser.add_argument("--rerun", action="store_true", help="start again in a folder that holds a run")
+
+
+def main(arguments) -> int:
+    from recbole_persona.runner import run
+
+    files = [name for group in arguments.config_files for part in group.split(",") for name in part.split() if name]
+    outcome = run(
+        arguments.model,
+        arguments.dataset,
+        config_file_list=files,
+        config_dict=arguments.settings,
+        resume=arguments.resume or False,
+        rerun=arguments.rerun,
+    )
+    print_result(outcome["result"], outcome["run_dir"])
+    return 0

@@ -1,0 +1,34 @@
+"""Results as tables on the screen."""
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_result(result: dict, run_dir: str) -> None:
+    """The result of a run: validation and test side by side, and where its folder is."""
+    table = Table(title=f"{result['model']} on {result['dataset']}, seed {result['seed']}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("best valid", justify="right")
+    table.add_column("test", justify="right")
+    for metric, value in result["test"].items():
+        valid = result["best_valid"].get(metric)
+        table.add_row(metric, "" if valid is None else f"{valid:.4f}", f"{value:.4f}")
+    console = Console()
+    console.print(table)
+    seconds = result["seconds"]
+    console.print(
+        f"{result['epochs']} epochs, {result['n_parameters']:,} parameters; seconds: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
+        highlight=False,
+    )
+    print(f"run folder: {run_dir}")  # print: a path must not be wrapped
+
+
+def print_table(title: str, columns: dict[str, str], rows: list[tuple]) -> None:
+    """Rows under ``columns`` (name -> "left" or "right")."""
+    table = Table(title=title, title_justify="left")
+    for name, side in columns.items():
+        table.add_column(name, justify=side, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)

@@ -1,0 +1,268 @@
+"""``run``: config -> data -> model -> trainer -> result, in one folder; ``load``: the way back."""
+
+import logging
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from logging import getLogger
+from typing import Any, NamedTuple
+
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils.logger import RemoveColorFilter
+from tqdm import tqdm
+
+from recbole_persona.config import Config
+from recbole_persona.errors import UserError
+from recbole_persona.evaluate.per_user import evaluate_with_table
+from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
+from recbole_persona.train.checkpoint import load_model_state
+
+
+class Loaded(NamedTuple):
+    """A finished run in memory; as a tuple it is what RecBole's ``load_data_and_model`` returns."""
+
+    config: Config
+    model: Any
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+
+
+def run(
+    model=None,
+    dataset=None,
+    config_file_list=None,
+    config_dict=None,
+    saved=True,
+    *,
+    resume=False,
+    rerun=False,
+) -> dict:
+    """Train and test one model, as RecBole's ``run_recbole`` does, in a folder that can be resumed.
+
+    Args:
+        model: name (ours first, then RecBole's), ``recbole:Name``, ``package.module:Class``, or a class.
+        dataset: name of the data set.
+        config_file_list: YAML files.
+        config_dict: settings on top of them.
+        saved: false leaves nothing on disk.
+        resume: a run folder to continue (then ``model`` and ``dataset`` may be left out), or True for the run's own.
+        rerun: start again in a folder that holds a run.
+
+    Returns:
+        RecBole's keys ``best_valid_score, valid_score_bigger, best_valid_result, test_result``, and ``run_dir`` and
+        ``result`` (the content of ``result.json``).
+
+    Raises:
+        UserError: whatever the user can mend: names, keys, data, a folder in use, NaN losses, a full disk.
+    """
+    if resume and resume is not True:
+        config = RunFolder(resume).config(config_dict)
+    else:
+        config = Config(model, dataset, config_file_list, config_dict)
+    if not saved:
+        with tempfile.TemporaryDirectory() as folder:
+            return {**_run_in(RunFolder(folder), config, resume=False), "run_dir": None}
+    folder = RunFolder(config["run_dir"] or default_path(config))
+    with folder.lock():
+        if folder.complete and not rerun:
+            return _returned(folder, config)
+        if rerun:
+            folder.clear()
+        elif resume:
+            _check_resumable(folder, config)
+        elif folder.started:
+            raise UserError(
+                f"{folder.path} holds a run that did not finish; continue it with --resume={folder.path}, "
+                "or start again with --rerun."
+            )
+        return _run_in(folder, config, resume=bool(resume))
+
+
+def _check_resumable(folder, config):
+    described = folder.description()
+    if described["config_hash"] != config_hash(config):
+        raise UserError(f"The settings are not those of the run in {folder.path}; leave them out, or start with --rerun.")
+
+
+def _run_in(folder, config, resume) -> dict:
+    config["run_dir"] = str(folder.path)
+    if not resume:
+        folder.begin(config)
+    with _logging_to(folder, config):
+        logger = getLogger()
+        logger.info(config)
+        seconds = {}
+        with _timed(seconds, "data"):
+            dataset, loaders = _data(config)
+            datasets = [loader._dataset for loader in loaders]
+        logger.info(dataset)
+        folder.write_ids(dataset)
+        model = _model(config, datasets[0])
+        logger.info(model)
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        if resume and folder.state_file.is_file():
+            trainer.resume()
+        with _timed(seconds, "train"), _epoch_bar(config, trainer) as callback:
+            best_score, best_valid = _fit(trainer, loaders, callback, config)
+        with _timed(seconds, "evaluate"):
+            test, table = evaluate_with_table(trainer, loaders[2], load_best_model=True, show_progress=False)
+        logger.info("test result: %s", dict(test))
+        folder.write_per_user(table)
+        folder.write_result(
+            {
+                "model": config["model"],
+                "dataset": config["dataset"],
+                "seed": config["seed"],
+                "split_seed": config["split_seed"],
+                "split_hash": split_hash(datasets),
+                "protocol": protocol(config),
+                "epochs": len(trainer.train_loss_dict) if hasattr(trainer, "train_loss_dict") else trainer.epochs,
+                "seconds": {name: round(value, 3) for name, value in seconds.items()},
+                "n_parameters": sum(p.numel() for p in model.parameters()),
+                "n_trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+                "best_valid_score": float(best_score),
+                "best_valid": {key: float(value) for key, value in (best_valid or {}).items()},
+                "test": {key: float(value) for key, value in test.items()},
+                "config_hash": config_hash(config),
+                "versions": versions(),
+                "commit": commit(),
+            }
+        )
+    return _returned(folder, config)
+
+
+def _returned(folder, config) -> dict:
+    result = folder.result()
+    return {
+        "model": config["model"],
+        "best_valid_score": result["best_valid_score"],
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": result["best_valid"],
+        "test_result": result["test"],
+        "run_dir": str(folder.path),
+        "result": result,
+    }
+
+
+def _fit(trainer, loaders, callback, config):
+    """RecBole's ``fit``; those of its trainers that know no callback (decision trees) go without."""
+    arguments = {"saved": True, "show_progress": config["show_progress"], "verbose": True}
+    if "callback_fn" in type(trainer).fit.__code__.co_varnames or hasattr(trainer, "optimizer"):
+        arguments["callback_fn"] = callback
+    return trainer.fit(loaders[0], loaders[1], **arguments)
+
+
+def _data(config):
+    """The data set and its three loaders; the split depends on ``split_seed`` alone."""
+    init_seed(config["split_seed"], config["reproducibility"])
+    dataset = create_dataset(config)
+    return dataset, data_preparation(config, dataset)
+
+
+def _model(config, train_dataset):
+    init_seed(config["seed"], config["reproducibility"])
+    return get_model(config["model"])(config, train_dataset).to(config["device"])
+
+
+def load(run_dir, config_dict=None) -> Loaded:
+    """A finished run: its data rebuilt from its config, its model with the best weights, in evaluation mode.
+
+    Args:
+        run_dir: folder of a complete run.
+        config_dict: settings to change, such as ``gpu_id`` or ``eval_batch_size``.
+
+    Raises:
+        UserError: no complete run, a truncated file, or data that have changed since the run.
+    """
+    folder = RunFolder(run_dir)
+    config = folder.config(config_dict)
+    result = folder.result()
+    with _quiet():
+        dataset, loaders = _data(config)
+        if split_hash([loader._dataset for loader in loaders]) != result["split_hash"]:
+            raise UserError(f"The data set {config['dataset']!r} has changed since the run in {folder.path}.")
+        model = _model(config, loaders[0]._dataset)
+    load_model_state(model, folder.model_file)
+    model.eval()
+    return Loaded(config, model, dataset, *loaders)
+
+
+def evaluate_run(run_dir, config_dict=None):
+    """Test the best weights of a finished run again: ``(test result, per-user table)``."""
+    loaded = load(run_dir, config_dict)
+    with _quiet():
+        trainer = get_trainer(loaded.config["MODEL_TYPE"], loaded.config["model"])(loaded.config, loaded.model)
+        if hasattr(trainer, "eval_collector"):
+            trainer.eval_collector.data_collect(loaded.train_data)
+        return evaluate_with_table(trainer, loaded.test_data, load_best_model=False, show_progress=False)
+
+
+def protocol(config) -> dict:
+    """What the metrics of a run mean: split, ranking, masking."""
+    eval_args = config["eval_args"]
+    return {
+        "split": eval_args["split"],
+        "order": eval_args["order"],
+        "group_by": eval_args["group_by"],
+        "mode": eval_args["mode"]["test"],
+        "seen_items_masked": config["MODEL_TYPE"].name != "SEQUENTIAL" and eval_args["mode"]["test"] == "full",
+        "valid_metric": config["valid_metric"],
+    }
+
+
+@contextmanager
+def _timed(seconds, name):
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+@contextmanager
+def _logging_to(folder, config):
+    """RecBole logs to the root logger: everything goes to ``train.log``, warnings to the screen as well."""
+    root = getLogger()
+    kept, level = root.handlers[:], root.level
+    file = logging.FileHandler(folder.log_file, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    file.addFilter(RemoveColorFilter())
+    screen = logging.StreamHandler()
+    screen.setLevel(logging.WARNING)
+    screen.addFilter(RemoveColorFilter())
+    root.handlers[:] = [file, screen]
+    root.setLevel(getattr(logging, str(config["state"] or "INFO").upper(), logging.INFO))
+    try:
+        yield
+    finally:
+        root.handlers[:] = kept
+        root.setLevel(level)
+        file.close()
+
+
+@contextmanager
+def _quiet():
+    root = getLogger()
+    level = root.level
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+@contextmanager
+def _epoch_bar(config, trainer):
+    """One bar over the epochs, with the loss and the validation score beside it; silent where there is no terminal."""
+    total = getattr(trainer, "epochs", config["epochs"])
+    hidden = config["show_progress"] or not sys.stderr.isatty()
+    with tqdm(total=total, initial=getattr(trainer, "start_epoch", 0), desc="epochs", unit="epoch", disable=hidden) as bar:
+
+        def callback(epoch, valid_score):
+            loss = getattr(trainer, "train_loss_dict", {}).get(epoch, float("nan"))
+            bar.set_postfix_str(f"loss {loss:.4g}, valid {config['valid_metric'].lower()} {valid_score:.4f}")
+            bar.update(epoch + 1 - bar.n)
+
+        yield callback

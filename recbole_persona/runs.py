@@ -1,0 +1,227 @@
+"""A run is a folder: written and read here, by people who know no model class.
+
+``config.yaml`` every setting, ready to run again; ``model.safetensors`` the best weights; ``state/`` what resuming needs;
+``ids.json`` external ids by internal id; ``result.json`` (written last: a folder that has it is complete);
+``per_user.csv.gz`` unrounded metrics per test user; ``train.log``.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+from contextlib import contextmanager
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from filelock import FileLock, Timeout
+
+from recbole_persona.config import Config
+from recbole_persona.errors import UserError
+from recbole_persona.upstream.files import atomic_path, write_text
+from recbole_persona.version import __version__
+
+FORMAT = 1
+
+# Derived by Config from other keys: not written, but computed again.
+_DERIVED = {
+    "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "valid_metric_bigger", "device", "single_spec", "local_rank",
+    "valid_neg_sample_args", "test_neg_sample_args",
+}  # fmt: skip
+# Where and how a run is computed, not what is computed: these do not make another run.
+_NOT_HASHED = _DERIVED | {
+    "data_path", "checkpoint_dir", "run_dir", "gpu_id", "use_gpu", "worker", "show_progress", "state", "log_wandb",
+    "wandb_project", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "config_files",
+    "allow_unknown", "nproc", "world_size", "offset", "ip", "port",
+}  # fmt: skip
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.model_file = self.path / "model.safetensors"
+        self.state_file = self.path / "state" / "last.safetensors"
+        self.run_file = self.path / "state" / "run.json"
+        self.ids_file = self.path / "ids.json"
+        self.result_file = self.path / "result.json"
+        self.per_user_file = self.path / "per_user.csv.gz"
+        self.log_file = self.path / "train.log"
+
+    @property
+    def started(self) -> bool:
+        return self.config_file.is_file()
+
+    @property
+    def complete(self) -> bool:
+        return self.result_file.is_file()
+
+    @contextmanager
+    def lock(self):
+        """Hold the folder; UserError when another process does. The lock dies with its process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"Another process is at work in {self.path}; wait for it or name another --run_dir.") from None
+        try:
+            yield self
+        finally:
+            lock.release()
+
+    def begin(self, config) -> None:
+        """Write what a run is before it starts: ``state/run.json``, then ``config.yaml``."""
+        described = {"format": FORMAT, "config_hash": config_hash(config), "versions": versions(), "commit": commit()}
+        write_text(self.run_file, json.dumps(described, indent=1))
+        write_text(self.config_file, yaml.safe_dump(plain_config(config), sort_keys=True, allow_unicode=True))
+
+    def clear(self) -> None:
+        """Remove what a run wrote, and nothing else."""
+        if self.path.is_dir() and not self.started and any(p.name != ".lock" for p in self.path.iterdir()):
+            raise UserError(f"{self.path} is not the folder of a run (it has no config.yaml); name another --run_dir.")
+        # result.json first: a clearing that is cut short must not leave a folder that looks complete
+        for file in (self.result_file, self.per_user_file, self.model_file, self.ids_file, self.log_file):
+            file.unlink(missing_ok=True)
+        for folder in (self.path / "state", self.path / "tensorboard", self.path / "wandb"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.config_file.unlink(missing_ok=True)
+
+    def description(self) -> dict:
+        """``state/run.json``; UserError when this is no run folder, or one of another version's format."""
+        if not self.path.is_dir():
+            raise UserError(f"There is no run folder {self.path}.")
+        if not self.started or not self.run_file.is_file():
+            raise UserError(f"{self.path} is not the folder of a run; it lacks config.yaml or state/run.json.")
+        described = read_json(self.run_file)
+        if described.get("format") != FORMAT:
+            raise UserError(
+                f"{self.path} was written in run format {described.get('format')} by recbole_persona "
+                f"{described.get('versions', {}).get('recbole_persona')}; this version reads format {FORMAT}."
+            )
+        return described
+
+    def config(self, overrides=None) -> Config:
+        """The run's ``Config``, with ``overrides`` (for device, paths, batch sizes) on top."""
+        self.description()
+        return Config(config_file_list=[str(self.config_file)], config_dict={**(overrides or {}), "run_dir": str(self.path)})
+
+    def write_ids(self, dataset) -> None:
+        """Keep the external ids of users and items, by internal id (0 is padding)."""
+        fields = [dataset.uid_field, dataset.iid_field]
+        write_text(self.ids_file, json.dumps({field: dataset.field2id_token[field].tolist() for field in fields}))
+
+    def ids(self) -> dict[str, list[str]]:
+        """``{field: [external id of internal id 0, 1, …]}``."""
+        return read_json(self.ids_file)
+
+    def write_per_user(self, table: pd.DataFrame) -> None:
+        with atomic_path(self.per_user_file) as temporary:
+            table.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
+
+    def per_user(self) -> pd.DataFrame:
+        return pd.read_csv(self.per_user_file, dtype={"user": str})
+
+    def write_result(self, result: dict) -> None:
+        """Write ``result.json``, which makes the folder complete."""
+        write_text(self.result_file, json.dumps(result, indent=1))
+
+    def result(self) -> dict:
+        if not self.complete:
+            raise UserError(f"The run in {self.path} is not complete; continue it with --resume={self.path}.")
+        return read_json(self.result_file)
+
+
+def read_json(file):
+    """A JSON file; UserError when it is missing or truncated."""
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {file}; the run folder is not whole.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{file} is not valid JSON; it was truncated or edited.") from None
+
+
+def default_path(config) -> Path:
+    """``runs/<dataset>-<model>-<seed>-<config hash>``."""
+    model = config["model"].rpartition(":")[2]
+    return Path("runs") / f"{config['dataset']}-{model}-{config['seed']}-{config_hash(config)}"
+
+
+def plain_config(config) -> dict:
+    """The settings as YAML can hold them, such that reading them again gives the same ``Config``."""
+    values = {key: _plain(value) for key, value in config.final_config_dict.items() if key not in _DERIVED}
+    values["data_path"] = str(Path(values["data_path"]).resolve().parent)  # Config adds the data set's name again
+    if (values.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        values["train_neg_sample_args"] = None
+    return values
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Enum) or not isinstance(value, (str, int, float, bool, type(None))):
+        return str(value)
+    return value
+
+
+def config_hash(config) -> str:
+    """Eight hexadecimal digits over every setting that changes what is computed."""
+    values = {key: value for key, value in plain_config(config).items() if key not in _NOT_HASHED}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def split_hash(datasets) -> str:
+    """Sixteen hexadecimal digits over which (user, item) pair is in which part, whatever the order of the rows.
+
+    Args:
+        datasets: the data sets of training, validation and test (internal ids; shared id maps).
+    """
+    digest = hashlib.sha256()
+    ranks = []
+    for field in (datasets[0].uid_field, datasets[0].iid_field):
+        tokens = datasets[0].field2id_token[field].astype(str)
+        order = np.argsort(tokens, kind="stable")
+        rank = np.empty(len(tokens), dtype=np.int64)  # internal ids depend on the order of the file, ranks do not
+        rank[order] = np.arange(len(tokens))
+        ranks.append(rank)
+        digest.update("\n".join(tokens[order]).encode())
+    for dataset in datasets:
+        feat = dataset.inter_feat
+        users, items = (np.asarray(feat[field]) for field in (dataset.uid_field, dataset.iid_field))
+        digest.update(np.sort(ranks[0][users] * len(ranks[1]) + ranks[1][items]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"recbole_persona": __version__, "python": platform.python_version()}
+    for name in ("recbole", "torch", "numpy", "scipy", "pandas"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package is imported from; None outside a checkout."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None
