@@ -1,6 +1,7 @@
 """Results as tables on the screen."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -30,5 +31,5 @@ def print_table(title: str, columns: dict[str, str], rows: list[tuple]) -> None:
     for name, side in columns.items():
         table.add_column(name, justify=side, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))  # brackets are text, not mark-up
     Console().print(table)

@@ -32,14 +32,7 @@ class Loaded(NamedTuple):
 
 
 def run(
-    model=None,
-    dataset=None,
-    config_file_list=None,
-    config_dict=None,
-    saved=True,
-    *,
-    resume=False,
-    rerun=False,
+    model=None, dataset=None, config_file_list=None, config_dict=None, saved=True, *, resume=False, rerun=False
 ) -> dict:
     """Train and test one model, as RecBole's ``run_recbole`` does, in a folder that can be resumed.
 
