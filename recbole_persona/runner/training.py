@@ -83,6 +83,8 @@ def _check_resumable(folder, config):
 
 def _run_in(folder, config, resume) -> dict:
     config["run_dir"] = str(folder.path)
+    if "show_progress" not in config.external_config_dict:
+        config["show_progress"] = False  # one bar over the epochs instead of RecBole's two per epoch
     if not resume:
         folder.begin(config)
     with _logging_to(folder, config):
