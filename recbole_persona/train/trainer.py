@@ -1,5 +1,262 @@
-"""RecBole's trainers with exact resuming."""
+"""RecBole's trainers with a run folder: safe and atomic files, and training that continues bit for bit.
+
+RecBole calls ``_train_epoch`` once per epoch, after it has finished validation, early stopping and best result of the
+epoch before: there the state is written, and there it is put back.
+"""
+
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from recbole.trainer import trainer as upstream
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.tensorboard import SummaryWriter
+
+from recbole_persona.errors import UserError
+from recbole_persona.train.checkpoint import load_model_state, model_state, restore_model, save_model_state
+from recbole_persona.train.outside import remember
+from recbole_persona.train.random_state import (
+    generator_states,
+    process_state,
+    set_generator_states,
+    set_process_state,
+)
+from recbole_persona.upstream.files import load_tree, remove_leftovers, save_tree
+
+_PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
 
-def resumable(upstream):
-    return upstream
+@cache
+def resumable(upstream_class):
+    """A subclass of a RecBole trainer, with the same name, that writes to ``config["run_dir"]`` and resumes from there.
+
+    Without ``run_dir`` it writes what RecBole writes, where RecBole writes it.
+    """
+    if issubclass(upstream_class, (RunTrainer, TreeRunTrainer)):
+        return upstream_class
+    ours = TreeRunTrainer if issubclass(upstream_class, upstream.DecisionTreeTrainer) else RunTrainer
+    names = {"__doc__": upstream_class.__doc__, "__module__": __name__, "__qualname__": upstream_class.__qualname__}
+    return type(upstream_class.__name__, (ours, upstream_class), names)
+
+
+@contextmanager
+def _written_to(run_dir, config):
+    """While RecBole's constructor runs: its folders for checkpoints, TensorBoard and W&B are those of the run."""
+    if run_dir is None:
+        yield
+        return
+    config["checkpoint_dir"] = str(run_dir)
+    tensorboard = patch.object(upstream, "get_tensorboard", lambda logger: _Events(run_dir / "tensorboard"))
+    with tensorboard, patch.dict(os.environ, WANDB_DIR=str(run_dir)):
+        yield
+
+
+class _Events:
+    """TensorBoard's writer, made when the first event is written: testing a finished run writes none."""
+
+    def __init__(self, folder):
+        self._folder = str(folder)
+
+    def __getattr__(self, name):
+        if name == "_writer":
+            self._writer = SummaryWriter(self._folder)
+            return self._writer
+        return getattr(self._writer, name)
+
+
+class RunTrainer:
+    """What a trainer of gradients gains: see :func:`resumable`. Stands before RecBole's trainer in the bases.
+
+    Attributes:
+        run_dir: the run's folder, or None.
+        state_file: ``<run_dir>/state/last.safetensors``.
+    """
+
+    def __init__(self, config, model):
+        self.run_dir = Path(config["run_dir"]) if config["run_dir"] else None
+        with _written_to(self.run_dir, config):
+            super().__init__(config, model)
+        remember(self.model)
+        # Optimisers and schedulers. RecVAE binds one of its three to another name as it trains: a state calls them by
+        # the names that they have here.
+        self._steppers = {
+            name: value for name, value in vars(self).items() if isinstance(value, (Optimizer, LRScheduler))
+        }
+        self._resumed = None
+        self._epoch = None  # the last epoch that training began
+        self._sources = {"model": self.model}  # of random numbers
+        self._keeps_state = False
+        if self.run_dir:
+            self.saved_model_file = str(self.run_dir / "model.safetensors")
+            self.state_file = self.run_dir / "state" / "last.safetensors"
+
+    def resume(self) -> None:
+        """Read the run's state; the next ``fit`` continues from it, to the same bits as if it had never stopped.
+
+        Raises:
+            UserError: there is no state, it is truncated, or of other settings.
+        """
+        if self.run_dir is None:
+            raise UserError("Resuming needs a run folder: --run_dir=…")
+        if not self.state_file.is_file():
+            raise UserError(f"There is nothing to resume in {self.run_dir}: {self.state_file} does not exist.")
+        for file in (self.state_file, self.saved_model_file):
+            remove_leftovers(file)
+        state = load_tree(self.state_file)
+        if state["trainer"] != [type(self).__name__, self.config["model"]]:
+            raise UserError(f"{self.state_file} is the state of {state['trainer'][1]}, which is another model.")
+        self._resumed = state
+        self._put_back(state)
+        # With early stopping behind it, there is nothing left to train.
+        stopped = self.cur_step > self.stopping_step
+        self.start_epoch = max(state["epoch"], self.epochs) if stopped else state["epoch"]
+        self.logger.info(f"Resuming from {self.state_file} at epoch {self.start_epoch}.")
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        """As RecBole's ``fit``; with a run folder and ``saved``, the state is kept at every epoch.
+
+        Raises:
+            UserError: a loss or a weight that is no number; a full disk.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; the text says how to continue.
+        """
+        self._sources.update(train=train_data, valid=valid_data)
+        self._keeps_state = bool(self.run_dir and saved)
+        if self._resumed:
+            self._continue_random_numbers(self._resumed)
+        with self._interruptible():
+            result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            if self._keeps_state and self._epoch is not None:
+                if not Path(self.saved_model_file).is_file():  # no validation, or none that gave a number
+                    self._save_checkpoint(self._epoch, verbose=verbose)
+                self._save_state(self._epoch + 1, in_epoch=False)
+        self.tensorboard.flush()
+        return result
+
+    def _train_epoch(self, train_data, epoch_idx, *args, **kwargs):
+        if self._resumed and self._resumed["in_epoch"]:
+            # Between the start of fit and here RecBole may compute (NCL its clusters): what was saved here counts.
+            self._put_back(self._resumed)
+            self._continue_random_numbers(self._resumed)
+        elif self._keeps_state:
+            self._save_state(epoch_idx, in_epoch=True)
+        self._resumed, self._epoch = None, epoch_idx
+        return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)
+
+    def _save_state(self, epoch, in_epoch):
+        """Write all that resuming at ``epoch`` needs; ``in_epoch``: whether the epoch has begun."""
+        self._check_weights()
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        names = {id(stepper): name for name, stepper in self._steppers.items()}
+        bindings = {name: names[id(getattr(self, name))] for name in self._steppers}
+        state = {
+            "trainer": [type(self).__name__, self.config["model"]],
+            "epoch": epoch,
+            "in_epoch": in_epoch,
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
+            "model": model_state(self.model),
+            "bindings": bindings,
+            "steppers": {name: self._steppers[name].state_dict() for name in dict.fromkeys(bindings.values())},
+            "random": process_state(),
+            "generators": generator_states(self._sources),
+        }
+        save_tree(state, self.state_file)
+
+    def _put_back(self, state):
+        restore_model(self.model, state["model"], self.state_file)
+        for name, stepper in state["steppers"].items():
+            self._steppers[name].load_state_dict(stepper)
+        for name, bound in state["bindings"].items():
+            setattr(self, name, self._steppers[bound])
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+
+    def _continue_random_numbers(self, state):
+        set_generator_states(self._sources, state["generators"])
+        set_process_state(state["random"])
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if self.run_dir is None:
+            return super()._save_checkpoint(epoch, verbose=verbose, **kwargs)
+        self._check_weights()
+        file = kwargs.get("saved_model_file", self.saved_model_file)
+        finished_before = epoch == -1 and self._resumed and Path(file).is_file()
+        if finished_before or (not self.config["single_spec"] and self.config["local_rank"] != 0):
+            return
+        save_model_state(self.model, file, config=self.config, epoch=epoch)
+        if verbose:
+            self.logger.info(f"Saving current: {file}")
+
+    def save_pretrained_model(self, epoch, saved_model_file):
+        """As RecBole's; with a run folder, the pre-trained model is the run's model."""
+        if self.run_dir is None:
+            return super().save_pretrained_model(epoch, saved_model_file)
+        self._save_checkpoint(epoch, verbose=False)
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """As RecBole's; the best model comes with what it keeps outside its ``state_dict``."""
+        if self.run_dir and load_best_model and eval_data:
+            load_model_state(self.model, model_file or self.saved_model_file)
+            load_best_model = False
+        return super().evaluate(eval_data, load_best_model, model_file, show_progress)
+
+    def _check_nan(self, loss):
+        if torch.isnan(loss).any():
+            raise UserError(self._no_number("The training loss"))
+
+    def _check_weights(self):
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter.detach()).all():
+                raise UserError(self._no_number(f"A weight of {name}"))
+
+    def _no_number(self, what):
+        kept = f"the last good state is {self.state_file}" if self._keeps_state and self.state_file.is_file() else ""
+        best = f"the best model so far is {self.saved_model_file}" if Path(self.saved_model_file).is_file() else ""
+        where = "; ".join(part for part in (kept, best) if part)
+        advice = f"lower learning_rate (now {self.learning_rate}) and train again"
+        when = "before training" if self._epoch is None else f"in epoch {self._epoch}"
+        return f"{what} is not a number {when}: {advice}{'; ' + where if where else ''}."
+
+    @contextmanager
+    def _interruptible(self):
+        """Ctrl-C and SIGTERM end training with a sentence that says how to continue."""
+
+        def interrupt(signum, frame):
+            raise KeyboardInterrupt
+
+        catch = self._keeps_state and threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, interrupt) if catch else None
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self._keeps_state or not self.state_file.is_file():
+                raise
+            text = f"Training was stopped in epoch {self._epoch}; continue it with --resume={self.run_dir}."
+            raise KeyboardInterrupt(text) from None
+        finally:
+            if catch:
+                signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+class TreeRunTrainer:
+    """What a trainer of decision trees gains: its files are in the run folder. It has no epochs to resume from."""
+
+    def __init__(self, config, model):
+        self.run_dir = Path(config["run_dir"]) if config["run_dir"] else None
+        with _written_to(self.run_dir, config):
+            super().__init__(config, model)
+        if self.run_dir:
+            (self.run_dir / "state").mkdir(parents=True, exist_ok=True)
+            self.temp_file = str(self.run_dir / "state" / "last.trees")
+            self.temp_best_file = str(self.run_dir / "state" / "best.trees")
+            self.saved_model_file = str(self.run_dir / "model.safetensors")
+
+    def resume(self) -> None:
+        """Raises UserError: trees are grown at once."""
+        raise UserError("Decision trees are grown at once and cannot be resumed; start again with --rerun.")

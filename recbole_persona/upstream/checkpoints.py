@@ -2,14 +2,16 @@
 
 import importlib
 import os
+import secrets
 from logging import getLogger
 from types import ModuleType, SimpleNamespace
 from unittest.mock import patch
 
 import torch
 
-from recbole_persona.upstream.files import ModuleState, load_tree, save_tree
+from recbole_persona.upstream.files import load_tree, save_tree
 from recbole_persona.upstream.repair import repair, replace_everywhere, when_imported
+from recbole_persona.upstream.tree import ModuleState
 
 _READERS = [
     "recbole.trainer.trainer",
@@ -47,6 +49,13 @@ def safe_checkpoints():
     """RecBole's own ``_save_checkpoint``, ``resume_checkpoint`` and ``evaluate`` run as they are, on safe files."""
     for name in _READERS:
         when_imported(name, lambda module: setattr(module, "torch", _safe_torch))
+
+
+@repair("trainer/trainer.py:132", "two trainers made in the same second write to the same file")
+def one_file_per_trainer():
+    trainer = importlib.import_module("recbole.trainer.trainer")  # there, the local time does nothing but name files
+    upstream = trainer.get_local_time
+    trainer.get_local_time = lambda: f"{upstream()}-{secrets.token_hex(3)}"
 
 
 @repair("quick_start/quick_start.py:250", "load_data_and_model() unpickles the checkpoint")

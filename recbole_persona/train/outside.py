@@ -1,0 +1,126 @@
+"""What a model keeps outside its ``state_dict``: counters, annealing, tables of plain tensors, centroids.
+
+Nothing here knows a model. How every attribute of every submodule stood when training began is noted
+(:func:`remember`); what differs later is state (:func:`changed_since`), and can be put back into a model that was built
+again (:func:`put_back`). Attributes that were the same at that time are built again by the model itself.
+"""
+
+import zlib
+from logging import getLogger
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from recbole_persona.upstream.tree import encode
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
+_remembered: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def remember(model) -> None:
+    """Note how the model's attributes stand now; later calls for the same model change nothing."""
+    if model not in _remembered:
+        # The values are kept with their marks: a mark holds the identity of an object only as long as the object lives.
+        _remembered[model] = {path: (value, _mark(value)) for path, value in _attributes(model)}
+
+
+def changed_since(model) -> dict:
+    """What differs from :func:`remember`.
+
+    Returns:
+        ``{"in_place": {path: tensor}, "replaced": {path: value}}``: tensors whose memory was written to, and attributes
+        that are another object now. Of what ``other_parameter()`` returns nothing is repeated.
+    """
+    before, kept_anyway = _remembered.get(model, {}), _other_parameters(model)
+    in_place, replaced = {}, {}
+    for path, value in _attributes(model):
+        old, mark = before.get(path, (None, None))
+        if path in kept_anyway or mark == _mark(value):
+            continue
+        if isinstance(value, torch.Tensor) and value is old:
+            in_place[path] = value
+        elif _has_form(value):
+            replaced[path] = value
+        else:
+            getLogger().warning(f"{path} is a {type(value).__name__} and changed in training, but cannot be saved.")
+    return {"in_place": in_place, "replaced": replaced}
+
+
+def put_back(model, changed: dict) -> None:
+    """Give a model that was built again what :func:`changed_since` found; tensors go to the model's device.
+
+    Attributes that were as built when ``changed`` was taken, and are other objects now, get the built ones back.
+    """
+    known = {*changed["in_place"], *changed["replaced"], *_other_parameters(model)}
+    for path, (value, mark) in _remembered.get(model, {}).items():
+        if path not in known and mark == _mark(value):  # else it was written to in place: its first content is lost
+            setattr(*_owner(model, path), value)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    for path, tensor in changed["in_place"].items():
+        owner, name = _owner(model, path)
+        with torch.no_grad():
+            getattr(owner, name).copy_(tensor)
+    for path, value in changed["replaced"].items():
+        setattr(*_owner(model, path), to_device(value, device))
+
+
+def to_device(value, device):
+    """A tree with its tensors on ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return type(value)((key, to_device(item, device)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+def _attributes(model):
+    """(path, value) of every attribute of every submodule that its ``state_dict`` does not hold."""
+    for place, module in model.named_modules():
+        prefix = f"{place}." if place else ""
+        for name, value in vars(module).items():
+            if name not in _OF_EVERY_MODULE:
+                yield prefix + name, value
+        for name in module._non_persistent_buffers_set:
+            yield prefix + name, module._buffers[name]
+
+
+def _other_parameters(model) -> set:
+    return set(model.other_parameter()) if hasattr(model, "other_parameter") else set()
+
+
+def _owner(model, path):
+    place, _, name = path.rpartition(".")
+    return model.get_submodule(place), name
+
+
+def _mark(value):
+    """Something that differs when the value does: for tensors their identity and the count of writes to them."""
+    if isinstance(value, torch.Tensor):
+        return "tensor", id(value), None if value.is_inference() else value._version
+    if isinstance(value, np.ndarray):
+        content = None if value.dtype.hasobject else zlib.crc32(np.ascontiguousarray(value))
+        return "array", id(value), value.shape, content
+    if scipy.sparse.issparse(value):
+        return "sparse", id(value), _mark(getattr(value, "data", None))
+    if isinstance(value, dict):
+        return type(value), tuple((_mark(key), _mark(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(_mark(item) for item in value)
+    if isinstance(value, (set, frozenset)):
+        return type(value), frozenset(_mark(item) for item in value)
+    if isinstance(value, _PLAIN):
+        return type(value), repr(value)
+    return "object", id(value)
+
+
+def _has_form(value) -> bool:
+    try:
+        encode(value, {})
+    except TypeError:
+        return False
+    return True
