@@ -5,9 +5,11 @@ line is read by our CLI alone; ``Config`` never looks at ``sys.argv``.
 """
 
 import ast
+import copy
 import difflib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from functools import cache
@@ -18,13 +20,15 @@ from unittest.mock import patch
 import yaml
 from recbole import config as recbole_config
 from recbole.evaluator import metric_types
-from recbole.utils import argument_list
+from recbole.utils import EvaluatorType, ModelType, argument_list
 
 from recbole_persona.errors import UserError
-from recbole_persona.registry import canonical_name, model_entry
+from recbole_persona.registry import METRICS, canonical_name, model_entry
+from recbole_persona.settings import check_values
 from recbole_persona.upstream import replace_everywhere
 
 _RecboleConfig = recbole_config.Config
+_VISIBLE_AT_START = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def shipped(kind: str) -> Path:
@@ -42,8 +46,22 @@ class Config(_RecboleConfig):
         allow_unknown: key in ``config_dict`` or a YAML file; true lets keys pass that nobody reads.
 
     Raises:
-        UserError: a missing or malformed YAML file, an unknown model, data set, key or metric.
+        UserError: a missing or malformed YAML file, an unknown model, data set, key or metric, a value of a wrong type.
     """
+
+    def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
+        try:
+            super().__init__(model, dataset, config_file_list, config_dict)
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+            cause = str(error).strip() or type(error).__name__
+            raise UserError(f"RecBole refuses these settings: {cause.rstrip('.')}.") from error
+
+    def _init_parameters_category(self):
+        super()._init_parameters_category()
+        # RecBole adds a data set's keys to its own lists, which would then hold them for every later Config
+        self.parameters = {category: list(keys) for category, keys in self.parameters.items()}
 
     def _build_yaml_loader(self):
         loader = type("Loader", (yaml.SafeLoader,), {})
@@ -51,7 +69,8 @@ class Config(_RecboleConfig):
             return super()._build_yaml_loader()
 
     def _convert_config_dict(self, config_dict):
-        return {key: literal(value) for key, value in config_dict.items()}
+        # copies: RecBole fills in defaults inside nested values, which are the caller's own
+        return {key: _own(literal(value)) for key, value in config_dict.items()}
 
     def _load_config_files(self, file_list):
         values = {}
@@ -67,34 +86,77 @@ class Config(_RecboleConfig):
         for key, given in (("model", model), ("dataset", dataset)):
             if given is None and external.get(key) is None:
                 raise UserError(f"Name a {key}: --{key}=…, or {key}: … in a config file.")
+        if isinstance(model, type):
+            return class_name(model), model, dataset or external["dataset"]
         model, model_class, dataset = super()._get_model_and_dataset(model, dataset)
         return canonical_name(model), model_class, dataset
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         entry = model_entry(model) if isinstance(model, str) else None
         # RecBole special-cases some names (DIN); ours must not meet its files, so the upstream body sees no name of ours.
-        upstream_name = "" if entry else model.removeprefix("recbole:")
+        upstream_name = "" if entry else model.rpartition(":")[2]
         super()._load_internal_config_dict(upstream_name, model_class, dataset)
         overlays = ["overall"] + ([f"model/{entry[0]}"] if entry else []) + [f"dataset/{dataset}"]
         for name in overlays:
             file = shipped("properties") / f"{name}.yaml"
             if file.is_file():
                 self.internal_config_dict.update(read_yaml(file, self.yaml_loader))
+            if name == "overall":
+                self.internal_config_dict.update(_own(getattr(model_class, "config_defaults", {})))
 
     def _set_default_parameters(self):
-        self._check_metrics()
-        super()._set_default_parameters()
-        self._find_data()
         self._check_keys()
+        check_values(self.external_config_dict, self.internal_config_dict)
+        metrics = self._check_metrics()
+        kinds = [metric_types[metric.lower()] for metric in metrics]
+        first = EvaluatorType.RANKING if EvaluatorType.RANKING in kinds else kinds[0]
+        mode = self.final_config_dict["eval_args"].get("mode", "full")
+        if first == EvaluatorType.VALUE and "full" in (mode.values() if isinstance(mode, dict) else [mode]):
+            raise UserError(f"{metrics[0]} needs labelled rows; set mode in eval_args to labeled or uni100.")
+        # The upstream body takes metrics of one type; the others get a pass of their own (evaluate/passes.py).
+        self.final_config_dict["metrics"] = [metric for metric, kind in zip(metrics, kinds) if kind == first]
+        super()._set_default_parameters()
+        self.final_config_dict["metrics"] = metrics
+        self._check_passes(metrics, kinds)
+        self._find_data()
+        self.unused_keys = [key for key in self.external_config_dict if self._is_unused(key)]
 
-    def _check_metrics(self):
-        """Every metric must exist; the error names the nearest."""
+    def _init_device(self):
+        """RecBole shows the process the device ``gpu_id`` alone; without that key, what the shell shows stays."""
+        if "gpu_id" not in self.external_config_dict and _VISIBLE_AT_START is not None:
+            self.final_config_dict["gpu_id"] = _VISIBLE_AT_START
+        if self.final_config_dict["use_gpu"] is False:
+            self.final_config_dict["gpu_id"] = ""  # RecBole documents use_gpu and asks gpu_id alone
+        super()._init_device()
+
+    def _check_metrics(self) -> list[str]:
+        """The metrics as a list. Every one must exist; the error names the nearest."""
         metrics = self.final_config_dict["metrics"]
         metrics = [metrics] if isinstance(metrics, str) else metrics
         for metric in metrics:
             if str(metric).lower() not in metric_types:
                 near = difflib.get_close_matches(str(metric).lower(), metric_types, n=3, cutoff=0.4)
-                raise UserError(f"There is no metric named {metric!r}; near it are {', '.join(near) or 'none'}.")
+                hint = f"; near it are {', '.join(near)}" if near else ""
+                hint += "; a list is written \"['Recall','NDCG']\"" if "," in str(metric) else ""
+                raise UserError(f"There is no metric named {metric!r}{hint}.")
+
+        return metrics
+
+    def _check_passes(self, metrics, kinds):
+        """The metrics must be computable: persona metrics by this model, metrics of several types by their modes."""
+        for metric in metrics:
+            entry = METRICS.get(metric.lower())
+            if entry and "rec.personas" in entry.needs and not hasattr(self.model_class, "explain"):
+                raise UserError(f"{metric} needs a model with personas, such as AMPCF; {self.model} has no explain().")
+        if len(set(kinds)) < 2:
+            return
+        mode = self.final_config_dict["value_mode"]
+        if mode is not None and not re.fullmatch(r"labeled|(uni|pop)[1-9]\d*", str(mode)):
+            raise UserError(f"value_mode must be labeled, uniN or popN (N a number); it is {mode!r}.")
+        if self.final_config_dict["MODEL_TYPE"] == ModelType.DECISIONTREE:
+            raise UserError(f"{self.model} scores labelled rows only; leave out the ranking metrics.")
+        if "labeled" in self.final_config_dict["eval_args"]["mode"].values():
+            raise UserError("Ranking metrics need mode full, uniN or popN in eval_args; labeled goes into value_mode.")
 
     def _find_data(self):
         """A data set that ships with us is found by its name when the user's ``data_path`` has none of that name."""
@@ -110,14 +172,22 @@ class Config(_RecboleConfig):
             )
 
     def _check_keys(self):
-        if self.final_config_dict.get("allow_unknown"):
-            return
-        for key in self.external_config_dict:
-            if key not in known_keys() and not is_read(key, self.model_class):
-                near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
+        allowed = self.external_config_dict.get("allow_unknown", self.internal_config_dict.get("allow_unknown"))
+        for key in () if allowed else self.external_config_dict:
+            if key not in self._declared_keys() and not is_read(key, self.model_class):
+                near = difflib.get_close_matches(str(key), self._declared_keys(), n=1, cutoff=0.0)
                 raise UserError(
                     f"There is no config key {key!r}; the nearest is {near[0]!r} (--allow_unknown lets unknown keys pass)."
                 )
+
+    def _declared_keys(self):
+        """Keys of any YAML file or argument list, and those that the model declares: registered, or in its class."""
+        entry = model_entry(self.model)
+        return known_keys().union(entry[1].keys if entry else (), getattr(self.model_class, "config_defaults", ()))
+
+    def _is_unused(self, key) -> bool:
+        """Whether the key is real, and yet nothing in a run of this model reads it."""
+        return key not in self.internal_config_dict and not is_read(key, self.model_class, anywhere=False)
 
 
 def literal(value):
@@ -130,6 +200,19 @@ def literal(value):
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return value
+
+
+def _own(value):
+    """A copy of a nested value; anything else as it is."""
+    return copy.deepcopy(value) if isinstance(value, (dict, list)) else value
+
+
+def class_name(model_class: type) -> str:
+    """The name by which a run finds a class again: bare if it is ours or RecBole's, else ``package.module:Class``."""
+    path = f"{model_class.__module__}:{model_class.__qualname__}"
+    entry = model_entry(model_class.__name__)
+    known = entry[1].path == path if entry else model_class.__module__.startswith("recbole.model.")
+    return model_class.__name__ if known else path
 
 
 def read_yaml(file, loader=yaml.SafeLoader) -> dict:
@@ -163,18 +246,26 @@ def known_keys() -> frozenset[str]:
     return frozenset(keys)
 
 
-def is_read(key: str, model_class) -> bool:
-    """Whether some code reads ``key`` from a config: RecBole's, ours, the model's own module, or the running script."""
-    pattern = re.compile(rf"""(?:\[|get\(|in_config\()\s*f?["']{re.escape(key)}["']""")
-    modules = [inspect.getmodule(model_class), sys.modules.get("__main__")]
+def is_read(key: str, model_class, anywhere=True) -> bool:
+    """Whether some code reads ``key`` from a config: RecBole's, ours, the model's own modules, or the running script.
+
+    Args:
+        anywhere: false leaves out the modules of other models.
+    """
+    pattern = re.compile(rf"""(?:\[|get\(|in_config\()\s*f?["']{re.escape(str(key))}["']""")
+    modules = {inspect.getmodule(base) for base in model_class.__mro__} | {sys.modules.get("__main__")}
     own = [Path(module.__file__) for module in modules if getattr(module, "__file__", None)]
-    return any(pattern.search(text) for text in (*_sources(), *(p.read_text(encoding="utf-8") for p in own if p.is_file())))
+    texts = [path.read_text(encoding="utf-8") for path in own if path.suffix == ".py" and path.is_file()]
+    return any(pattern.search(text) for text in (*texts, *_sources(False), *(_sources(True) if anywhere else ())))
 
 
 @cache
-def _sources() -> tuple[str, ...]:
+def _sources(of_models: bool) -> tuple[str, ...]:
+    """The code of RecBole and ours: of the single models, or all the rest."""
     folders = [Path(importlib.util.find_spec(name).origin).parent for name in ("recbole", "recbole_persona")]
-    return tuple(file.read_text(encoding="utf-8") for folder in folders for file in folder.rglob("*.py"))
+    paths = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    rooms = [re.search(r"(_recommender|recbole_persona/models)$", path.parent.as_posix()) for path in paths]
+    return tuple(path.read_text(encoding="utf-8") for path, room in zip(paths, rooms) if bool(room) == of_models)
 
 
 def install() -> None:

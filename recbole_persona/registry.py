@@ -9,6 +9,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from recbole.data import utils as data_utils
+from recbole.evaluator import collector
 from recbole.utils import enum_type
 from recbole.utils import utils as recbole_utils
 
@@ -128,7 +129,10 @@ def get_model(model_name: str):
     """
     prefix, _, rest = model_name.partition(":")
     if rest and prefix != "recbole":
-        return import_path(model_name)
+        model_class = import_path(model_name)
+        if not (isinstance(model_class, type) and isinstance(getattr(model_class, "type", None), enum_type.ModelType)):
+            raise UserError(f"{model_name} is no model class of RecBole's kind (a subclass of a …Recommender).")
+        return model_class
     if not rest and (found := model_entry(model_name)):
         return import_path(found[1].path)
     bare = rest or model_name
@@ -139,7 +143,10 @@ def get_model(model_name: str):
         spelled = {n.lower(): n for n in (*names, *MODELS)}
         hint = f"; near it are {', '.join(spelled[n] for n in near)}" if near else ""
         raise UserError(f"There is no model named {model_name!r}{hint}.")
-    return _upstream_get_model(exact)
+    try:
+        return _upstream_get_model(exact)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{exact} needs the module {error.name!r}; recbole-persona doctor says how to install it.") from error
 
 
 def canonical_name(model_name: str) -> str:
@@ -172,6 +179,7 @@ def install() -> None:
     replace_everywhere(_upstream_get_model, get_model)
     replace_everywhere(_upstream_get_trainer, get_trainer)
     replace_everywhere(_upstream_get_dataloader, get_dataloader)
+    replace_everywhere(collector.Collector, import_path("recbole_persona.evaluate.collector:Collector"))
 
 
 register_model(
@@ -181,3 +189,11 @@ register_model(
     aliases=("amp-cf", "amp_cf"),
     train_loader="recbole_persona.data.sampling:SampledTrainLoader",
 )
+
+for _name, _needs, _smaller in (
+    ("TDD", ("rec.list", "data.tastes"), True),
+    ("ILD", ("rec.list", "data.item_profiles"), False),
+    ("PersonaEntropy", ("rec.list", "rec.personas"), True),
+    ("PersonaUsage", ("rec.list", "rec.personas"), False),
+):
+    register_metric(_name, f"recbole_persona.evaluate.metrics:{_name}", type="RANKING", needs=_needs, smaller=_smaller)

@@ -10,6 +10,7 @@ import json
 import platform
 import shutil
 import subprocess
+import zlib
 from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
@@ -69,12 +70,16 @@ class RunFolder:
     @contextmanager
     def lock(self):
         """Hold the folder; UserError when another process does. The lock dies with its process."""
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            raise UserError(f"Another process is at work in {self.path}; wait for it or name another --run_dir.") from None
+            raise UserError(
+                f"Another process is at work in {self.path}; wait for it or name another --run_dir."
+            ) from None
+        except OSError as error:
+            raise UserError(f"The folder {self.path} cannot be written ({error.strerror}); name another --run_dir.") from None
         try:
             yield self
         finally:
@@ -82,13 +87,15 @@ class RunFolder:
 
     def begin(self, config) -> None:
         """Write what a run is before it starts: ``state/run.json``, then ``config.yaml``."""
-        described = {"format": FORMAT, "config_hash": config_hash(config), "versions": versions(), "commit": commit()}
+        text = yaml.safe_dump(plain_config(config), sort_keys=True, allow_unicode=True)
+        described = {"format": FORMAT, "config_hash": config_hash(config), "config_sha256": _sha256(text)}
+        described |= {"versions": versions(), "commit": commit()}
         write_text(self.run_file, json.dumps(described, indent=1))
-        write_text(self.config_file, yaml.safe_dump(plain_config(config), sort_keys=True, allow_unicode=True))
+        write_text(self.config_file, text)
 
     def clear(self) -> None:
         """Remove what a run wrote, and nothing else."""
-        if self.path.is_dir() and not self.started and any(p.name != ".lock" for p in self.path.iterdir()):
+        if self.path.is_dir() and not self.started and {p.name for p in self.path.iterdir()} - {".lock", "train.log"}:
             raise UserError(f"{self.path} is not the folder of a run (it has no config.yaml); name another --run_dir.")
         # result.json first: a clearing that is cut short must not leave a folder that looks complete
         for file in (self.result_file, self.per_user_file, self.model_file, self.ids_file, self.log_file):
@@ -113,7 +120,8 @@ class RunFolder:
 
     def config(self, overrides=None) -> Config:
         """The run's ``Config``, with ``overrides`` (for device, paths, batch sizes) on top."""
-        self.description()
+        if self.description().get("config_sha256") != _sha256(self.config_file.read_text(encoding="utf-8")):
+            raise UserError(f"{self.config_file} is not as the run wrote it; it was truncated or edited.")
         return Config(config_file_list=[str(self.config_file)], config_dict={**(overrides or {}), "run_dir": str(self.path)})
 
     def write_ids(self, dataset) -> None:
@@ -130,7 +138,13 @@ class RunFolder:
             table.to_csv(temporary, index=False, compression={"method": "gzip", "mtime": 0})
 
     def per_user(self) -> pd.DataFrame:
-        return pd.read_csv(self.per_user_file, dtype={"user": str})
+        """The table that :meth:`write_per_user` wrote; UserError when it is missing or truncated."""
+        try:
+            return pd.read_csv(self.per_user_file, dtype={"user": str}, keep_default_na=False, na_values=[""])
+        except FileNotFoundError:
+            raise UserError(f"There is no file {self.per_user_file}; the run folder is not whole.") from None
+        except (EOFError, OSError, zlib.error, ValueError):
+            raise UserError(f"{self.per_user_file} cannot be read; it was truncated or edited.") from None
 
     def write_result(self, result: dict) -> None:
         """Write ``result.json``, which makes the folder complete."""
@@ -140,6 +154,10 @@ class RunFolder:
         if not self.complete:
             raise UserError(f"The run in {self.path} is not complete; continue it with --resume={self.path}.")
         return read_json(self.result_file)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_json(file):

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "recbole_persona"
 FLOORS = [
     {"errors", "version"},
     {"upstream"},
-    {"config", "registry"},
+    {"config", "registry", "settings"},
     {"runs"},
     {"data", "layers"},
     {"lm"},

@@ -24,7 +24,7 @@ COMMANDS = {
 def main(argv=None) -> int:
     """Run one command line; returns the exit status (0 well, 2 a mistake of the user, 130 interrupted)."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv and argv[0].startswith("--") and argv[0] not in ("--help", "--version"):
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
         argv.insert(0, "run")  # as RecBole's users type it: run_recbole_persona.py --model=…
     try:
         return _dispatch(argv)
@@ -45,8 +45,18 @@ def main(argv=None) -> int:
         return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose faults are one sentence; an option must be written out."""
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, allow_abbrev=False, **settings)
+
+    def error(self, message):
+        raise UserError(f"{message}; see {self.prog} --help.")
+
+
 def _dispatch(argv) -> int:
-    parser = argparse.ArgumentParser("recbole-persona", description="Personalised recommendation that can say why.")
+    parser = _Parser("recbole-persona", description="Personalised recommendation that can say why.")
     parser.add_argument("--version", action="store_true", help="print the version and end")
     commands = parser.add_subparsers(dest="command", metavar="command")
     for name, purpose in COMMANDS.items():
@@ -61,7 +71,7 @@ def _dispatch(argv) -> int:
         parser.print_help()
         return 0
     module = importlib.import_module(f"recbole_persona.cli.{known.command}")
-    command = argparse.ArgumentParser(
+    command = _Parser(
         f"recbole-persona {known.command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     module.add_arguments(command)

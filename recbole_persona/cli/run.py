@@ -3,6 +3,8 @@
 Every RecBole setting can be given as --key=value. The run is a folder; a finished one is printed, not run again.
 """
 
+from pathlib import Path
+
 from recbole_persona.cli.tables import print_result
 
 takes_settings = True
@@ -19,14 +21,24 @@ def add_arguments(parser) -> None:
 def main(arguments) -> int:
     from recbole_persona.runner import run
 
-    files = [name for group in arguments.config_files for part in group.split(",") for name in part.split() if name]
     outcome = run(
         arguments.model,
         arguments.dataset,
-        config_file_list=files,
+        config_file_list=[file for group in arguments.config_files for file in split_files(group)],
         config_dict=arguments.settings,
         resume=arguments.resume or False,
         rerun=arguments.rerun,
     )
     print_result(outcome["result"], outcome["run_dir"])
     return 0
+
+
+def split_files(group: str) -> list[str]:
+    """The files that one argument names, separated by commas or spaces; a file whose own name has them is found first."""
+    if Path(group).is_file():
+        return [group]
+    for separator in (",", None):
+        parts = [part for part in group.split(separator) if part]
+        if len(parts) > 1:
+            return [file for part in parts for file in split_files(part)]
+    return [group.strip(", ")] if group.strip(", ") else []

@@ -14,9 +14,11 @@ from recbole.utils.logger import RemoveColorFilter
 from tqdm import tqdm
 
 from recbole_persona.config import Config
+from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
+from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.checkpoint import load_model_state
 
 
@@ -56,44 +58,53 @@ def run(
         config = RunFolder(resume).config(config_dict)
     else:
         config = Config(model, dataset, config_file_list, config_dict)
+    check_valid_metric(config)
     if not saved:
         with tempfile.TemporaryDirectory() as folder:
             return {**_run_in(RunFolder(folder), config, resume=False), "run_dir": None}
     folder = RunFolder(config["run_dir"] or default_path(config))
     with folder.lock():
-        if folder.complete and not rerun:
-            return _returned(folder, config)
         if rerun:
             folder.clear()
-        elif resume:
-            _check_resumable(folder, config)
-        elif folder.started:
-            raise UserError(
-                f"{folder.path} holds a run that did not finish; continue it with --resume={folder.path}, "
-                "or start again with --rerun."
-            )
-        return _run_in(folder, config, resume=bool(resume))
+        elif resume or folder.started:
+            _check_same_settings(folder, config)
+            if folder.complete:
+                return _returned(folder, config)
+            if not resume:
+                raise UserError(
+                    f"{folder.path} holds a run that did not finish; continue it with --resume={folder.path}, "
+                    "or start again with --rerun."
+                )
+        try:
+            return _run_in(folder, config, resume=bool(resume))
+        except KeyboardInterrupt:
+            advice = f"continue with --resume={folder.path}" if folder.started else "nothing had begun"
+            raise KeyboardInterrupt(f"interrupted; {advice}.") from None
 
 
-def _check_resumable(folder, config):
-    described = folder.description()
-    if described["config_hash"] != config_hash(config):
-        raise UserError(f"The settings are not those of the run in {folder.path}; leave them out, or start with --rerun.")
+def _check_same_settings(folder, config):
+    if config_hash(folder.config()) != config_hash(config):
+        raise UserError(
+            f"{folder.path} holds a run with other settings; leave them out, name another --run_dir, "
+            "or start again with --rerun."
+        )
 
 
 def _run_in(folder, config, resume) -> dict:
     config["run_dir"] = str(folder.path)
     if "show_progress" not in config.external_config_dict:
         config["show_progress"] = False  # one bar over the epochs instead of RecBole's two per epoch
-    if not resume:
-        folder.begin(config)
     with _logging_to(folder, config):
         logger = getLogger()
         logger.info(config)
+        for key in config.unused_keys:
+            logger.warning("%s does not use the setting %s.", config["model"], key)
         seconds = {}
         with _timed(seconds, "data"):
             dataset, loaders = _data(config)
             datasets = [loader._dataset for loader in loaders]
+        if not resume:
+            folder.begin(config)  # only now: data that cannot be read leave no run behind
         logger.info(dataset)
         folder.write_ids(dataset)
         model = _model(config, datasets[0])
@@ -154,8 +165,11 @@ def _fit(trainer, loaders, callback, config):
 def _data(config):
     """The data set and its three loaders; the split depends on ``split_seed`` alone."""
     init_seed(config["split_seed"], config["reproducibility"])
-    dataset = create_dataset(config)
-    return dataset, data_preparation(config, dataset)
+    with checked_reading(config):
+        dataset = create_dataset(config)
+        loaders = data_preparation(config, dataset)
+    check_split(config, loaders)
+    return dataset, loaders
 
 
 def _model(config, train_dataset):

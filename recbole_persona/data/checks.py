@@ -1,0 +1,256 @@
+"""Faults of atomic files, and of settings that do not fit them, in one sentence that names the file and the line.
+
+RecBole would fill an empty rating with the mean, drop a row without an item, leave out a column that a typo asks
+for, or end in a traceback. Before it reads, only the headers are looked at; the values are looked at where RecBole has
+just read them, and only a file with a fault is read again: a clean file costs next to nothing.
+"""
+
+import csv
+import difflib
+import math
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from recbole.data.dataset import Dataset
+from recbole.utils import FeatureType, ModelType
+
+from recbole_persona.errors import UserError
+
+_TYPES = tuple(kind.value for kind in FeatureType)
+# The words that pandas reads as an empty cell, besides nothing at all.
+_MISSING = {
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+}  # fmt: skip
+
+
+@contextmanager
+def checked_reading(config):
+    """Around ``create_dataset`` and ``data_preparation``: what they cannot read or split becomes a UserError.
+
+    Raises:
+        UserError: see :func:`check_atomic_files`; and an empty or unreadable cell, nothing left after the filters.
+    """
+    check_atomic_files(config)
+    upstream = Dataset._data_processing
+
+    def processing(dataset):
+        _check_interactions(dataset)
+        upstream(dataset)
+
+    try:
+        with patch.object(Dataset, "_data_processing", processing):
+            yield
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        encoding = config["encoding"] or "UTF-8"
+        raise UserError(f"The data set {config['dataset']!r} is not {encoding} text; set --encoding=….") from error
+    except (ValueError, KeyError, IndexError, AssertionError, NotImplementedError) as error:
+        if fault := _first_fault(config):
+            raise UserError(fault) from error
+        if "feat is empty" in str(error):
+            raise UserError(
+                f"Nothing of the data set {config['dataset']!r} is left after filtering; "
+                f"loosen {_filters(config) or 'the filters'}."
+            ) from error
+        cause = str(error).strip(" .'\"") or type(error).__name__
+        raise UserError(f"The data set {config['dataset']!r} does not fit these settings: {cause}.") from error
+
+
+def check_atomic_files(config) -> None:
+    """Look at the headers of every atomic file that the run will read.
+
+    Raises:
+        UserError: a missing, empty or header-less file, a file without rows, a column that is needed and not there.
+    """
+    for path, suffix in _files(config):
+        header = _header(path, config)
+        fields = dict(header)
+        wanted = _wanted(config, suffix)
+        for field in wanted if wanted is not None else ():
+            if field not in fields:
+                raise UserError(_no_column(path, field, fields, f"load_col names it for {suffix!r}"))
+        for key in _needed(config, suffix):
+            field = config[key]
+            if field not in fields:
+                raise UserError(_no_column(path, field, fields, f"it is the {key}"))
+            if (wanted is not None and field not in wanted) or field in _unwanted(config, suffix):
+                raise UserError(f"The column {field!r} of {path} is the {key} and must be loaded; add it to load_col.")
+            expected = "float" if key == "TIME_FIELD" else "token"
+            if fields[field] != expected:
+                raise UserError(f"The column {field!r} of {path} must be of type {expected}; it is {fields[field]!r}.")
+
+
+def check_split(config, loaders) -> None:
+    """Refuse a split that leaves nothing to train or to test on, and a cut-off beyond the number of items.
+
+    Args:
+        loaders: of training, validation and test.
+
+    Raises:
+        UserError: one of these.
+    """
+    train, _, test = (loader._dataset for loader in loaders)
+    for name, part in (("train", train), ("test", test)):
+        if len(part) == 0:
+            raise UserError(
+                f"The split of {config['dataset']!r} leaves nothing to {name} on: its users have too few interactions "
+                f"for {config['eval_args']['split']}; change split in eval_args or add data."
+            )
+    items = train.item_num - 1
+    if max(config["topk"]) > items:
+        raise UserError(f"topk is {max(config['topk'])}, and the data set {config['dataset']!r} has {items} items.")
+
+
+def _files(config):
+    """``(path, suffix)`` of the files that are read; UserError for one that must be there and is not."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    parts = config["benchmark_filename"]
+    interactions = [f"{name}.{part}.inter" for part in parts] if parts else [f"{name}.inter"]
+    extra = list(config["additional_feat_suffix"] or [])
+    extra += ["kg", "link"] if config["MODEL_TYPE"] == ModelType.KNOWLEDGE else []
+    needed = [(folder / file, "inter") for file in interactions]
+    needed += [(folder / f"{name}.{suffix}", suffix) for suffix in extra]
+    for path, suffix in needed:
+        if not path.is_file():
+            raise UserError(f"There is no file {path}; the data set {name!r} needs its .{suffix} file.")
+    optional = [(folder / f"{name}.{suffix}", suffix) for suffix in ("user", "item")]
+    return needed + [(path, suffix) for path, suffix in optional if path.is_file() and _wanted(config, suffix) != set()]
+
+
+def _wanted(config, suffix):
+    """The columns to load from a file, None for all."""
+    columns = config["load_col"]
+    if columns is None or columns.get(suffix) == "*":
+        return None
+    return set(columns.get(suffix) or ())
+
+
+def _unwanted(config, suffix):
+    return set((config["unload_col"] or {}).get(suffix) or ())
+
+
+def _needed(config, suffix):
+    """The keys of the fields that a file must have."""
+    if suffix == "inter":
+        by_time = config["eval_args"]["order"] == "TO" or config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        time = ["TIME_FIELD"] if by_time and not config["benchmark_filename"] else []
+        return ["USER_ID_FIELD", "ITEM_ID_FIELD", *time]
+    return {
+        "user": ["USER_ID_FIELD"],
+        "item": ["ITEM_ID_FIELD"],
+        "kg": ["HEAD_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD"],
+        "link": ["ITEM_ID_FIELD", "ENTITY_ID_FIELD"],
+    }.get(suffix, [])
+
+
+def _header(path, config) -> list[tuple[str, str]]:
+    """``(field, type)`` of every column; UserError when the first line is no header or no row follows."""
+    separator = config["field_separator"]
+    try:
+        with open(path, encoding=config["encoding"]) as file:
+            head, row = file.readline().rstrip("\n"), file.readline()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not {config['encoding'] or 'UTF-8'} text; set --encoding=….") from None
+    if not head.strip():
+        raise UserError(f"{path} is empty; its first line must be like user_id:token{separator}item_id:token.")
+    header = []
+    for cell in head.removeprefix("\ufeff").split(separator):
+        field, colon, kind = cell.partition(":")
+        if not colon or kind not in _TYPES:
+            raise UserError(
+                f"{path}, line 1: the column {cell!r} must be written name:type, its type one of {', '.join(_TYPES)}, "
+                f"and the columns be separated by {separator!r} (field_separator)."
+            )
+        if field in dict(header):
+            raise UserError(f"{path}, line 1: two columns are named {field!r}.")
+        header.append((field, kind))
+    if head.startswith("\ufeff"):
+        raise UserError(f"{path} begins with a byte order mark; set --encoding=utf-8-sig.")
+    if not row.strip():
+        raise UserError(f"{path} has a header and no rows.")
+    return header
+
+
+def _no_column(path, field, fields, why) -> str:
+    near = difflib.get_close_matches(str(field), fields, n=1, cutoff=0.5)
+    hint = f"; the nearest is {near[0]!r}" if near else ""
+    return f"{path} has no column {field!r} ({why}); it has {', '.join(fields)}{hint}."
+
+
+def _check_interactions(dataset):
+    """Refuse interactions without a user, an item or a number, which RecBole would drop or fill in."""
+    frame = dataset.inter_feat
+    bad = np.zeros(len(frame), dtype=bool)
+    for field in frame:
+        if dataset.field2type[field] == FeatureType.FLOAT:
+            bad |= ~np.isfinite(frame[field].to_numpy())
+        elif field in (dataset.uid_field, dataset.iid_field):
+            bad |= frame[field].isna().to_numpy()
+    if bad.any():
+        row = int(np.argmax(bad)) + 2
+        raise UserError(_first_fault(dataset.config) or f"Row {row} of the interactions has an empty cell.")
+
+
+def _first_fault(config) -> str | None:
+    """The first cell that cannot be read, as a sentence; None when every file is well. Reads the files line by line."""
+    for path, suffix in _files(config):
+        header = _header(path, config)
+        wanted = _wanted(config, suffix)
+        loaded = {
+            place: (field, kind)
+            for place, (field, kind) in enumerate(header)
+            if (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
+        }
+        required = {config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]} if suffix == "inter" else set()
+        for line, cells in _rows(path, config):
+            if len(cells) > len(header):
+                return f"{path}, line {line}: {len(cells)} cells stand where the header names {len(header)}."
+            for place, (field, kind) in loaded.items():
+                cell = cells[place] if place < len(cells) else ""
+                strict = field in required or (suffix == "inter" and kind == "float")
+                if fault := _cell_fault(cell, kind, strict, config["seq_separator"]):
+                    return f"{path}, line {line}: the {field} is {fault}."
+    return None
+
+
+def _rows(path, config):
+    """``(line number, cells)`` of every row but the header and blank lines."""
+    separator = config["field_separator"]
+    with open(path, encoding=config["encoding"], newline="") as file:
+        if len(separator) > 1:
+            rows = ((number, line.rstrip("\r\n").split(separator)) for number, line in enumerate(file, 1))
+        else:
+            reader = csv.reader(file, delimiter=separator)
+            rows = ((reader.line_num, cells) for cells in reader)
+        for number, cells in rows:
+            if number > 1 and cells:
+                yield number, cells
+
+
+def _cell_fault(cell, kind, strict, seq_separator) -> str | None:
+    if kind == "token":
+        return f"empty ({cell!r} is read as an empty cell)" if strict and cell in _MISSING else None
+    if kind == "token_seq":
+        return None
+    for number in cell.split(seq_separator) if kind == "float_seq" else [cell]:
+        if number.strip() in _MISSING:
+            if strict:
+                return "empty" if not number.strip() else f"no number but {number!r}"
+            continue
+        try:
+            value = math.nan if "_" in number else float(number)
+        except ValueError:
+            return f"no number but {number!r}"
+        if strict and not math.isfinite(value):
+            return f"no number but {number!r}"
+    return None
+
+
+def _filters(config) -> str:
+    """The filters that are set, as text."""
+    keys = ("val_interval", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item")
+    return ", ".join(f"{key} ({config[key]})" for key in keys if config[key] not in (None, False, True, "[0,inf)"))
