@@ -1,0 +1,147 @@
+"""Metrics of several types in one run: one evaluation pass per type, one result.
+
+RecBole evaluates either lists (ranking metrics) or labelled scores (value metrics), each with its own form of data.
+A pass has its own ``Config`` (a copy that says what the pass measures and how), collector, evaluator and loader; the
+upstream ``evaluate`` runs once in each.
+"""
+
+import copy
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from recbole.data.dataloader import NegSampleEvalDataLoader
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Evaluator
+from recbole.evaluator.register import metric_types
+from recbole.utils import EvaluatorType
+
+from recbole_persona.evaluate.collector import Collector
+
+
+@dataclass
+class Pass:
+    """One evaluation pass: what it measures, what it gathers, and the data it runs over."""
+
+    config: Any
+    collector: Collector
+    evaluator: Evaluator
+    loader: Any
+
+
+class EvaluationPasses:
+    """Mixed into a trainer: its ``evaluate`` measures metrics of every type.
+
+    ``passes`` holds the passes of the last evaluation, with what their collectors gathered.
+    """
+
+    passes: list[Pass] = []
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        """As RecBole's ``evaluate``: the result by metric key, in the order of ``metrics``."""
+        whole = Pass(self.config, self.eval_collector, self.evaluator, eval_data)
+        self.passes = passes(whole) if eval_data else []
+        result = {} if eval_data else None
+        for number, one in enumerate(self.passes):
+            first = load_best_model and number == 0  # the later passes measure the same weights
+            with self._in(one):
+                result.update(super().evaluate(one.loader, first, model_file, show_progress))
+        return in_order(result, self.config["metrics"]) if len(self.passes) > 1 else result
+
+    @contextmanager
+    def _in(self, one):
+        kept = self.config, self.eval_collector, self.evaluator
+        self.config, self.eval_collector, self.evaluator = one.config, one.collector, one.evaluator
+        try:
+            yield
+        finally:
+            self.config, self.eval_collector, self.evaluator = kept
+            one.collector.forget_batches()  # of an evaluation that broke off
+
+
+def passes(whole) -> list[Pass]:
+    """The passes that ``metrics`` needs: ``whole`` as it is for metrics of one type, else one per type."""
+    kinds = kinds_of(whole.config["metrics"])
+    if len(kinds) == 1:
+        return [whole]
+    made = []
+    for kind, metrics in kinds.items():
+        config, loader = config_with(whole.config, eval_type=kind, metrics=metrics), whole.loader
+        if kind == EvaluatorType.VALUE:
+            config, loader = value_data(config, whole.loader)
+        collector = Collector(config)
+        collector.data_struct._data_dict = whole.collector.data_struct._data_dict  # what came from the training data
+        collector.item_features = whole.collector.item_features
+        made.append(Pass(config, collector, Evaluator(config), loader))
+    return made
+
+
+def kinds_of(metrics) -> dict:
+    """Metric names by RecBole's ``EvaluatorType``; ranking first, since RecBole's loaders are those of that pass."""
+    kinds = {}
+    for metric in metrics:
+        kinds.setdefault(metric_types[metric.lower()], []).append(metric)
+    return dict(sorted(kinds.items(), key=lambda item: item[0] != EvaluatorType.RANKING))
+
+
+def in_order(result, metrics) -> dict:
+    """A result with its keys in the order of ``metrics``."""
+    names = [metric.lower() for metric in metrics]
+    return dict(sorted(result.items(), key=lambda item: names.index(item[0].partition("@")[0])))
+
+
+def config_with(config, **values):
+    """A copy of a ``Config`` with other values."""
+    changed = copy.copy(config)
+    changed.final_config_dict = {**config.final_config_dict, **values}
+    return changed
+
+
+def value_mode_name(config) -> str | None:
+    """What the value pass of a mixed run measures, in words; None when there is no such pass."""
+    if len(kinds_of(config["metrics"])) < 2:
+        return None
+    return config["value_mode"] or "labelled rows where the data have labels, else the mode of the lists or uni100"
+
+
+def value_data(config, eval_data):
+    """Config and loader for the value metrics, over the rows of a loader that was made for lists.
+
+    The mode is ``value_mode``; where it is None: ``labeled`` when the data have the label field, else the mode of the
+    lists if that is a sampled one, else ``uni100``.
+    """
+    sampler, dataset = copy.copy(eval_data._sampler), eval_data._dataset
+    mode = config["value_mode"]
+    if mode is None:
+        of_lists = config["eval_args"]["mode"][sampler.phase]
+        mode = (
+            "labeled" if config["LABEL_FIELD"] in dataset.inter_feat else "uni100" if of_lists == "full" else of_lists
+        )
+    config = config_with(config, eval_args={**config["eval_args"], "mode": {"valid": mode, "test": mode}})
+    for phase in ("valid", "test"):
+        config._set_eval_neg_sample_args(phase)
+    distribution = config[f"{sampler.phase}_neg_sample_args"]["distribution"]
+    if distribution not in ("none", sampler.distribution):
+        sampler.set_distribution(distribution)
+    # The loader sorts its rows and declares a label field: the lists' own rows and fields are left as they are.
+    rows = dataset.copy(Interaction(dict(dataset.inter_feat.interaction)))
+    for name in ("field2type", "field2source", "field2seqlen"):
+        setattr(rows, name, dict(getattr(dataset, name)))
+    return config, SameNegatives(config, rows, sampler)
+
+
+class SameNegatives(NegSampleEvalDataLoader):
+    """RecBole's loader with negatives that are the same at every evaluation, whatever the model, the model's seed, the
+    batch size or the epoch: they are drawn user by user from ``split_seed``.
+    """
+
+    def _neg_sampling(self, inter_feat):
+        user = int(inter_feat[self._dataset.uid_field][0])
+        phase = self._sampler.phases.index(self._sampler.phase)
+        state = np.random.get_state()
+        np.random.seed([self.config["split_seed"], phase, user])
+        try:
+            return super()._neg_sampling(inter_feat)
+        finally:
+            np.random.set_state(state)
