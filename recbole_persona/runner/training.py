@@ -16,6 +16,7 @@ from tqdm import tqdm
 from recbole_persona.config import Config
 from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate import metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.settings import check_valid_metric
@@ -220,6 +221,7 @@ def protocol(config) -> dict:
         "mode": eval_args["mode"]["test"],
         "seen_items_masked": config["MODEL_TYPE"].name != "SEQUENTIAL" and eval_args["mode"]["test"] == "full",
         "valid_metric": config["valid_metric"],
+        **metrics.describe(config),
     }
 
 

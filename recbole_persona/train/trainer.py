@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate.passes import EvaluationPasses
 from recbole_persona.train.checkpoint import load_model_state, model_state, restore_model, save_model_state
 from recbole_persona.train.outside import remember
 from recbole_persona.train.random_state import (
@@ -40,9 +41,10 @@ def resumable(upstream_class):
     """
     if issubclass(upstream_class, (RunTrainer, TreeRunTrainer)):
         return upstream_class
-    ours = TreeRunTrainer if issubclass(upstream_class, upstream.DecisionTreeTrainer) else RunTrainer
+    trees = issubclass(upstream_class, upstream.DecisionTreeTrainer)
+    ours = (TreeRunTrainer,) if trees else (RunTrainer, EvaluationPasses)
     names = {"__doc__": upstream_class.__doc__, "__module__": __name__, "__qualname__": upstream_class.__qualname__}
-    return type(upstream_class.__name__, (ours, upstream_class), names)
+    return type(upstream_class.__name__, (*ours, upstream_class), names)
 
 
 @contextmanager
