@@ -1,11 +1,13 @@
 """Every repair that RecBole 1.2.1 needs on today's stack; ``import recbole_persona`` applies them, once.
 
 One function per fault, declared with :func:`~recbole_persona.upstream.repair.repair`, which names the upstream line.
-The modules are rooms: ``environment`` (numpy, scipy, ray), ``checkpoints`` (what RecBole pickles), ``models`` (faults of
-single models). Repairs of modules that are imported late wait for the import (``when_imported``).
+The modules are rooms: ``environment`` (numpy, scipy, ray), ``checkpoints`` (what RecBole pickles), ``tables`` (pandas),
+``graphs``, ``decision_trees`` and ``models`` (faults of single models), ``tuning`` (the search of hyper-parameters).
+Repairs of modules that are imported late wait for the import (``when_imported``).
 """
 
-from recbole_persona.upstream import environment  # isort: skip  (numpy and ray must be mended before recbole is imported)
+# first of all: recbole can be imported only where numpy and ray are mended
+from recbole_persona.upstream import environment  # noqa: F401  isort: skip
 from recbole_persona.upstream.repair import REPAIRS, applied, apply_all, replace_everywhere, when_imported
 
 __all__ = ["REPAIRS", "applied", "apply", "replace_everywhere", "when_imported"]
@@ -14,6 +16,6 @@ __all__ = ["REPAIRS", "applied", "apply", "replace_everywhere", "when_imported"]
 def apply() -> None:
     """Apply all repairs; a second call does nothing."""
     apply_all()  # the environment first: without it recbole cannot be imported
-    from recbole_persona.upstream import checkpoints, models  # noqa: F401
+    from recbole_persona.upstream import checkpoints, decision_trees, graphs, models, tables, tuning  # noqa: F401
 
     apply_all()

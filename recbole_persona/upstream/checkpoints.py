@@ -4,13 +4,13 @@ import importlib
 import os
 import secrets
 from logging import getLogger
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
 
 from recbole_persona.upstream.files import load_tree, save_tree
-from recbole_persona.upstream.repair import repair, replace_everywhere, when_imported
+from recbole_persona.upstream.repair import repair, replace_everywhere, seen_as, when_imported
 from recbole_persona.upstream.tree import ModuleState
 
 _READERS = [
@@ -32,16 +32,7 @@ def _load(path, map_location="cpu", **_):
     return load_tree(path, map_location)
 
 
-class _SafeTorch(ModuleType):
-    """``torch`` as RecBole's modules see it: everything is torch's own but ``save`` and ``load``."""
-
-    save, load = staticmethod(_save), staticmethod(_load)
-
-    def __getattr__(self, name):
-        return getattr(torch, name)
-
-
-_safe_torch = _SafeTorch("torch")
+_safe_torch = seen_as(torch, save=_save, load=_load)
 
 
 @repair("trainer/trainer.py:308", "checkpoints pickle the whole Config, which torch >= 2.6 refuses to load again")

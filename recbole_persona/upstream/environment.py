@@ -2,12 +2,14 @@
 
 import importlib
 import sys
-from types import ModuleType
+from functools import partial
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import torch
 from scipy.sparse import dok_matrix
 
-from recbole_persona.upstream.repair import repair
+from recbole_persona.upstream.repair import repair, standing_in, when_imported
 
 
 @repair("config/configurator.py:625", "Config() reads np.float_ and its kin, which numpy 2 no longer has")
@@ -43,15 +45,17 @@ def ray_when_used():
         if session is not None:
             importlib.import_module("ray.tune").report(**metrics)
 
-    kept = {name: sys.modules.get(name) for name in ("ray", "ray.tune")}
     stand_in, tune = ModuleType("ray"), ModuleType("ray.tune")
     stand_in.tune, tune.report = tune, report
-    sys.modules.update({"ray": stand_in, "ray.tune": tune})
-    try:
+    with standing_in(**{"ray": stand_in, "ray.tune": tune}):
         importlib.import_module("recbole.quick_start.quick_start")
-    finally:
-        for name, module in kept.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
+
+
+@repair("trainer/trainer.py:235", "torch.cuda.amp is deprecated, and each epoch of training warns of it")
+def mixed_precision_without_warnings():
+    def mend(trainer):
+        trainer.amp = SimpleNamespace(
+            GradScaler=partial(torch.amp.GradScaler, "cuda"), autocast=partial(torch.autocast, "cuda")
+        )
+
+    when_imported("recbole.trainer.trainer", mend)

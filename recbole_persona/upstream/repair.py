@@ -1,11 +1,13 @@
 """How a repair is declared, applied once, and carried to every place that holds the faulty object."""
 
+import functools
 import importlib.abc
-import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 
 REPAIRS: dict[str, "Repair"] = {}
 _applied: set[str] = set()
@@ -74,16 +76,56 @@ def replace_everywhere(original, replacement) -> None:
                 setattr(module, name, replacement)
 
 
+def around(owner, name: str):
+    """Let the decorated function stand for ``owner.name``; it gets the upstream function first, then its arguments."""
+
+    def declare(function):
+        upstream = getattr(owner, name)
+
+        @functools.wraps(upstream)
+        def replacement(*args, **kwargs):
+            return function(upstream, *args, **kwargs)
+
+        setattr(owner, name, replacement)
+        return function
+
+    return declare
+
+
+def seen_as(module: ModuleType, **changed) -> ModuleType:
+    """``module`` as another module shall see it: all is its own but the attributes in ``changed``."""
+    view = ModuleType(module.__name__, module.__doc__)
+    view.__getattr__ = lambda name: getattr(module, name)
+    vars(view).update(changed)
+    return view
+
+
+@contextmanager
+def standing_in(**modules):
+    """Inside the block, ``import name`` finds ``modules[name]``; afterwards it finds what it found before."""
+    kept = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in kept.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
 class _PatchingLoader(importlib.abc.Loader):
-    def __init__(self, loader, patch):
-        self.loader, self.patch = loader, patch
+    def __init__(self, loader, patches):
+        self.loader, self.patches = loader, patches
 
     def create_module(self, spec):
         return self.loader.create_module(spec)
 
     def exec_module(self, module):
         self.loader.exec_module(module)
-        self.patch(module)
+        for patch in self.patches:
+            patch(module)
 
 
 class _PatchingFinder(importlib.abc.MetaPathFinder):
@@ -93,12 +135,13 @@ class _PatchingFinder(importlib.abc.MetaPathFinder):
         self.patches: dict[str, list[Callable]] = {}
 
     def find_spec(self, name, path, target=None):
-        patches = self.patches.pop(name, None)
-        if patches is None:
+        if name not in self.patches:
             return None
-        spec = importlib.util.find_spec(name)
+        # The other finders are asked one by one: importlib's own search would come back here.
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((found for found in specs if found is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _PatchingLoader(spec.loader, lambda module: [patch(module) for patch in patches])
+            spec.loader = _PatchingLoader(spec.loader, self.patches[name])
         return spec
 
 
