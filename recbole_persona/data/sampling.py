@@ -1,7 +1,7 @@
 """Training batches with negatives, made of whole tensors.
 
-RecBole's loader builds each batch from Python lists and asks one set per row whether a drawn item is a positive. Here a batch
-is a few indexing operations, and a negative is drawn from what remains of the items without the user's own, at the first try.
+RecBole's loader builds each batch from Python lists and asks one set per row whether a drawn item is a positive. Here a
+batch is a few indexing operations, and a negative is drawn, at the first try, from what a user's own items leave over.
 """
 
 import torch
@@ -23,8 +23,8 @@ def negative_weights(items, n_items, distribution, alpha):
         alpha: power of the number of interactions, for ``popularity``.
 
     Returns:
-        (n_items,) float64, proportional to the probabilities; the padding item has 0, and so has, for ``popularity``, an item
-        without training interactions.
+        (n_items,) float64, proportional to the probabilities. The padding item has 0 and, for ``popularity``, so has an
+        item without training interactions.
     """
     if distribution == "uniform":
         weights = torch.ones(n_items, dtype=torch.float64)
@@ -38,9 +38,9 @@ def negative_weights(items, n_items, distribution, alpha):
 class NegativeSampler:
     """Draws items that a user has not interacted with.
 
-    The items that a user may get are laid side by side, each as long as its weight, the user's own left out; one number falls
-    on this line. Where it falls is found by binary search among the gaps, so no draw is ever repeated, also for a user who
-    has seen almost everything. Lengths are integers: no rounding lets an own item through. Memory: 16 bytes for each
+    The items that a user may get are laid side by side, each as long as its weight, the user's own left out; one number
+    falls on this line. Where it falls is found by binary search among the gaps, so no draw is ever repeated, also for a
+    user who has seen almost everything. Lengths are integers: no rounding lets an own item through. Memory: 16 bytes an
     interaction.
 
     Args:
@@ -93,8 +93,8 @@ class SampledTrainLoader(TrainDataLoader):
     every batch.
 
     A popular item is one with many *training* interactions; RecBole counts those held out, too. Dynamic sampling
-    (``dynamic: True``), ``repeatable: True`` and ``transform`` are done by RecBole's own code, at its speed. The key ``worker``
-    is not used: making a batch takes less time than to send it from one process to another.
+    (``dynamic: True``), ``repeatable: True`` and ``transform`` are done by RecBole's own code, at its speed. The key
+    ``worker`` is not used: making a batch takes less time than to send it from one process to another.
 
     The order and the negatives come from ``generator`` (RecBole's own code: from numpy).
 
@@ -147,7 +147,7 @@ class SampledTrainLoader(TrainDataLoader):
         """The batch of some interactions (of some users, if no negatives are drawn): (B,) int64 -> Interaction."""
         rows = self._rows_of_users(index) if self.by_user else index
         if self.upstream:
-            return self._as_matrix(super().collate_fn(rows), len(rows))
+            return self._as_matrix(super().collate_fn(rows.numpy()), len(rows))
         batch = {self.uid_field: self.users[rows], self.iid_field: self.items[rows]}
         if not self.by_user:
             numbers = torch.rand(len(rows), self.neg_sample_num, dtype=torch.float64, generator=self.generator)

@@ -1,7 +1,7 @@
 """Attention of candidate items over the personas of a user.
 
-A user is a set of K vectors p_1..p_K; a candidate item q asks which of them speaks. Shapes: B users (or rows), K personas,
-N candidates, d dimensions, a dimensions of the attention.
+A user is a set of K vectors p_1..p_K; a candidate item q asks which of them speaks. Shapes: B users (or rows), K
+personas, N candidates, d dimensions, a dimensions of the attention.
 """
 
 import torch
@@ -19,8 +19,8 @@ class PersonaAttention(nn.Module):
         dimension: d.
         n_personas: K.
         variant: what is compared. ``journal``: p_k . q; ``conference``: cos(W_p p_k + c_p, W_q q + c_q).
-        kind: ``learned``: softmax_k of the comparison over ``temperature``; ``argmax``: its largest alone (the gradient is
-            that of ``learned``); ``uniform``: 1/K; ``fixed``: softmax of a mixture that the user brings to every item.
+        kind: ``learned``: softmax_k of the comparison over ``temperature``; ``argmax``: its largest alone (the gradient
+            is that of ``learned``); ``uniform``: 1/K; ``fixed``: softmax of a mixture that a user brings to every item.
         size: a, dimension of the two projections of ``conference``.
         temperature: what the comparison is divided by.
     """

@@ -28,8 +28,8 @@ class AMPCF(GeneralRecommender):
     """A user is K persona vectors; the candidate item decides by attention which of them speaks.
 
     Config keys: ``embedding_size``, ``n_personas``, ``variant``, ``attention``, ``attention_size``, ``temperature``,
-    ``item_bias``, ``alpha``, ``lambda_p``, ``lambda_n``, ``reg_weight``; ``train_neg_sample_args`` (``~``: softmax over all
-    items).
+    ``item_bias``, ``alpha``, ``lambda_p``, ``lambda_n``, ``reg_weight``; ``train_neg_sample_args`` (``~``: softmax over
+    all items).
 
     Raises:
         UserError: a value outside of what docs/ampcf.md lists.
@@ -88,7 +88,7 @@ class AMPCF(GeneralRecommender):
         return self.item_bias(item).squeeze(-1) if self.item_bias is not None else 0.0
 
     def _score(self, personas, items, keys, bias, mixture):
-        """Scores (B, N) of candidates and weights of the personas (B, K, N), or (B, K, 1) where the candidate has no say.
+        """Scores (B, N) of candidates and persona weights (B, K, N), or (B, K, 1) where the candidate has no say.
 
         Args:
             personas: (B, K, d).
@@ -128,9 +128,9 @@ class AMPCF(GeneralRecommender):
         return loss + self._penalty(personas, item)
 
     def _losses_over_all(self, personas, row, item, mixture):
-        """(B,) losses of users with personas (U, K, d), of whom number ``row`` (B,) chose ``item`` (B,) among all items.
+        """(B,) losses of users with personas (U, K, d), of whom number ``row`` (B,) chose ``item`` (B,) of all items.
 
-        A user's softmax is computed once for all their rows; of many users, in tiles that the backward pass computes again.
+        A user's softmax is computed once for all their rows; many users', in tiles that the backward pass makes again.
         """
         size = max(1, TRAINING_TILE // (self.n_personas * self.n_items))
         if len(personas) <= size:
@@ -228,7 +228,7 @@ class AMPCF(GeneralRecommender):
 
     @torch.enable_grad()
     def fold_in(self, histories, steps=FOLD_STEPS, learning_rate=FOLD_RATE, seed=2020):
-        """Personas of users that the model was not trained on, learned by the training loss with everything else frozen.
+        """Personas of users that the model was not trained on, learned by its own loss with everything else frozen.
 
         Users do not influence each other: the personas of one are the same in every batch.
 
