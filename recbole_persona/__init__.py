@@ -3,10 +3,12 @@
 Importing this package repairs RecBole for today's stack and lets RecBole find our models, metrics and trainers.
 """
 
-import importlib.util as _importlib_util
-
-if _importlib_util.find_spec("recbole") is None:
-    raise ImportError("RecBole is not installed; on Python 3.12 or newer run `pip install --no-deps recbole==1.2.1`.")
+try:
+    import recbole as _recbole  # noqa: F401
+except ModuleNotFoundError:
+    raise ImportError(
+        "RecBole is not installed; on Python 3.12 or newer run `pip install --no-deps recbole==1.2.1`."
+    ) from None
 
 from recbole_persona import upstream as _upstream  # noqa: E402
 

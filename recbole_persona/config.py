@@ -22,7 +22,7 @@ from recbole import config as recbole_config
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType, argument_list
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.registry import METRICS, canonical_name, model_entry
 from recbole_persona.settings import check_values
 from recbole_persona.upstream import replace_everywhere
@@ -55,8 +55,7 @@ class Config(_RecboleConfig):
         except UserError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
-            cause = str(error).strip() or type(error).__name__
-            raise UserError(f"RecBole refuses these settings: {cause.rstrip('.')}.") from error
+            raise UserError(f"RecBole refuses these settings: {one_sentence(error)}") from error
 
     def _init_parameters_category(self):
         super()._init_parameters_category()
@@ -252,7 +251,8 @@ def is_read(key: str, model_class, anywhere=True) -> bool:
     Args:
         anywhere: false leaves out the modules of other models.
     """
-    pattern = re.compile(rf"""(?:\[|get\(|in_config\()\s*f?["']{re.escape(str(key))}["']""")
+    name = re.escape(str(key))
+    pattern = re.compile(rf"""config\w*(?:\[|\.get\()\s*f?["']{name}["']|["']{name}["'] in \S*config""")
     modules = {inspect.getmodule(base) for base in model_class.__mro__} | {sys.modules.get("__main__")}
     own = [Path(module.__file__) for module in modules if getattr(module, "__file__", None)]
     texts = [path.read_text(encoding="utf-8") for path in own if path.suffix == ".py" and path.is_file()]

@@ -16,7 +16,7 @@ import numpy as np
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType, ModelType
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, one_sentence
 
 _TYPES = tuple(kind.value for kind in FeatureType)
 # The words that pandas reads as an empty cell, besides nothing at all.
@@ -51,13 +51,16 @@ def checked_reading(config):
     except (ValueError, KeyError, IndexError, AssertionError, NotImplementedError) as error:
         if fault := _first_fault(config):
             raise UserError(fault) from error
+        if "num_samples" in str(error):  # of torch's sampler
+            raise UserError(_nothing_to("train", config)) from error
         if "feat is empty" in str(error):
             raise UserError(
                 f"Nothing of the data set {config['dataset']!r} is left after filtering; "
                 f"loosen {_filters(config) or 'the filters'}."
             ) from error
-        cause = str(error).strip(" .'\"") or type(error).__name__
-        raise UserError(f"The data set {config['dataset']!r} does not fit these settings: {cause}.") from error
+        raise UserError(
+            f"The data set {config['dataset']!r} does not fit these settings: {one_sentence(error)}"
+        ) from error
 
 
 def check_atomic_files(config) -> None:
@@ -96,13 +99,17 @@ def check_split(config, loaders) -> None:
     train, _, test = (loader._dataset for loader in loaders)
     for name, part in (("train", train), ("test", test)):
         if len(part) == 0:
-            raise UserError(
-                f"The split of {config['dataset']!r} leaves nothing to {name} on: its users have too few interactions "
-                f"for {config['eval_args']['split']}; change split in eval_args or add data."
-            )
+            raise UserError(_nothing_to(name, config))
     items = train.item_num - 1
     if max(config["topk"]) > items:
         raise UserError(f"topk is {max(config['topk'])}, and the data set {config['dataset']!r} has {items} items.")
+
+
+def _nothing_to(what, config) -> str:
+    return (
+        f"The split of {config['dataset']!r} leaves nothing to {what} on: its users have too few interactions "
+        f"for {config['eval_args']['split']}; change split in eval_args or add data."
+    )
 
 
 def _files(config):
@@ -207,8 +214,6 @@ def _first_fault(config) -> str | None:
         }
         required = {config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]} if suffix == "inter" else set()
         for line, cells in _rows(path, config):
-            if len(cells) > len(header):
-                return f"{path}, line {line}: {len(cells)} cells stand where the header names {len(header)}."
             for place, (field, kind) in loaded.items():
                 cell = cells[place] if place < len(cells) else ""
                 strict = field in required or (suffix == "inter" and kind == "float")
@@ -242,7 +247,7 @@ def _cell_fault(cell, kind, strict, seq_separator) -> str | None:
                 return "empty" if not number.strip() else f"no number but {number!r}"
             continue
         try:
-            value = math.nan if "_" in number else float(number)
+            value = float(number)
         except ValueError:
             return f"no number but {number!r}"
         if strict and not math.isfinite(value):
