@@ -208,13 +208,10 @@ def _config_class():
 
 
 def config_of(values: dict):
-    """A RecBole ``Config`` with the given final values; nothing is looked up, computed or checked again."""
-    from recbole.utils import get_model
-
+    """A RecBole ``Config`` with the given final values; nothing is looked up, imported, computed or checked again."""
     config_class = _config_class()
     config = config_class.__new__(config_class)
     config._init_parameters_category()
     config.final_config_dict = values
     config.model, config.dataset = values["model"], values["dataset"]
-    config.model_class = get_model(config.model)
     return config

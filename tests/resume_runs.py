@@ -1,0 +1,159 @@
+"""Train a model in one go, or stop it half-way and continue in another process, and compare the bits.
+
+``python resume_runs.py begin|finish DATA FOLDER MODEL…`` is one half of the comparison; the two halves run with different
+hash seeds, as two processes of a user would. Settings come from ``upstream_models.yaml``.
+"""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+import upstream_models
+
+EPOCHS, HALF = 4, 2
+UNTRAINED = ("TRADITIONAL", "DECISIONTREE")  # nothing is trained by gradients: nothing to resume
+
+
+def gradient_models() -> list[str]:
+    """Every model of RecBole that is trained by gradients."""
+    import recbole_persona.registry
+
+    names = recbole_persona.registry.recbole_model_names()
+    return [name for name in names if upstream_models.model_type(name) not in UNTRAINED]
+
+
+def make(name, stage, data, run_dir, **overrides):
+    """Data, model and trainer of one training stage, in RecBole's steps: ``(trainer, loaders)``."""
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    settings = stage | {"data_path": str(Path(data).parent), "run_dir": str(run_dir), "epochs": EPOCHS} | overrides
+    config = Config(model=name, dataset="tiny", config_dict=settings)
+    init_seed(config["seed"], config["reproducibility"])
+    loaders = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    return get_trainer(config["MODEL_TYPE"], config["model"])(config, model), loaders
+
+
+def epochs(stage, number) -> dict:
+    return {"pretrain_epochs": number} if stage.get("train_stage", "").endswith("pretrain") else {"epochs": number}
+
+
+def finish(trainer, loaders) -> dict:
+    """Train to the end and test; returns what a run reports."""
+    best = trainer.fit(loaders[0], loaders[1], show_progress=False)
+    test = trainer.evaluate(loaders[2], load_best_model=True)
+    return {"best": best, "losses": trainer.train_loss_dict, "test": test}
+
+
+def begin(name, data, folder) -> None:
+    """Each stage of a model: once in one go; once stopped after half of its epochs; once interrupted within one."""
+    files = []
+    for number, (model, stage) in enumerate(upstream_models.stages(name)):
+        stage = {key: value.format(*files) if isinstance(value, str) else value for key, value in stage.items()}
+        runs = Path(folder) / f"{name}-{number}"
+        trainer, loaders = make(model, stage, data, runs / "straight", **epochs(stage, EPOCHS))
+        write(runs / "straight.json", finish(trainer, loaders))
+        files.append(trainer.saved_model_file)
+
+        trainer, loaders = make(model, stage, data, runs / "stopped", **epochs(stage, HALF))
+        trainer.fit(loaders[0], loaders[1], show_progress=False)
+
+        trainer, loaders = make(model, stage, data, runs / "interrupted", **epochs(stage, EPOCHS))
+        trainer._check_nan = interrupt_at(HALF, trainer)
+        try:
+            trainer.fit(loaders[0], loaders[1], show_progress=False)
+        except KeyboardInterrupt as error:
+            assert "--resume" in str(error)
+        write(runs / "stage.json", [model, stage])
+
+
+def interrupt_at(epoch, trainer):
+    """Ctrl-C in the middle of an epoch: RecBole calls this for every batch, after the loss and before the step."""
+
+    def check(loss):
+        if trainer._epoch == epoch:
+            raise KeyboardInterrupt
+
+    return check
+
+
+def resume(name, data, folder) -> None:
+    """Continue the halves that :func:`begin` left, and compare; raises AssertionError where a bit differs."""
+    from recbole_persona.upstream.files import load_tree
+
+    for runs in sorted(Path(folder).glob(f"{name}-[0-9]")):
+        model, stage = json.loads((runs / "stage.json").read_text())
+        for half in ("stopped", "interrupted"):
+            trainer, loaders = make(model, stage, data, runs / half, **epochs(stage, EPOCHS))
+            trainer.resume()
+            assert trainer.start_epoch == HALF, f"it resumed at epoch {trainer.start_epoch}"
+            write(runs / f"{half}.json", finish(trainer, loaders))
+            same_text(runs / "straight.json", runs / f"{half}.json")
+            for file in ("state/last.safetensors", "model.safetensors"):
+                trees = [load_tree(runs / run / file) for run in ("straight", half)]
+                for tree in trees:
+                    tree.pop("config", None)  # it names the folder
+                same(*trees, file)
+
+
+def same_text(first, second):
+    assert first.read_text() == second.read_text(), f"{first.read_text()} and {second.read_text()}"
+
+
+def same(a, b, where):
+    """Two trees are equal to the bit; raises AssertionError with the place of the first difference."""
+    assert type(a) is type(b), f"{where} is a {type(a).__name__} and a {type(b).__name__}"
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), f"{where} has {sorted(map(str, a.keys() ^ b.keys()))} only once"
+        for key in a:
+            same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), f"{where} has {len(a)} and {len(b)} parts"
+        for number, pair in enumerate(zip(a, b)):
+            same(*pair, f"{where}[{number}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and a.layout == b.layout and a.shape == b.shape, f"{where} has another form"
+        if a.layout == torch.sparse_coo:
+            same(a._indices(), b._indices(), where)
+            same(a._values(), b._values(), where)
+        else:
+            same(a.numpy(), b.numpy(), where)
+    elif isinstance(a, np.ndarray):
+        assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes(), f"{where} differs"
+    elif hasattr(a, "tocsr"):
+        same([a.tocsr().data, a.tocsr().indices], [b.tocsr().data, b.tocsr().indices], where)
+    else:
+        assert a == b or a != a, f"{where} is {a} and {b}"
+
+
+def write(file, values):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(values, default=float))
+
+
+def main(half, data, folder, names) -> None:
+    """One half for each model; prints a line of JSON per model, ``{"model", "error"}``."""
+    import recbole_persona  # noqa: F401
+
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what RecBole prints must not mix with the answers
+    torch.set_num_threads(1)
+    for name in names:
+        try:
+            {"begin": begin, "finish": resume}[half](name, data, folder)
+            error = None
+        except Exception as caught:
+            traceback.print_exc()
+            error = f"{type(caught).__name__}: {caught}"
+        print(json.dumps({"model": name, "error": error}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], sys.argv[4:])
