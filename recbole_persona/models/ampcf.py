@@ -106,7 +106,7 @@ class AMPCF(GeneralRecommender):
         items = self.item_embedding(item)  # (B, N, d)
         return self._score(personas, items, self.attention.keys(items), self._bias(item), mixture)
 
-    # The loss: alpha L + (1 - alpha) (lambda_p H_pos - lambda_n H_neg) + reg_weight / 2 (sum_k |p_ik|^2 + |q_j|^2)
+    # The loss: alpha L + (1 - alpha) (lambda_p H_pos - lambda_n H_neg) + reg_weight / 2 (sum_k a_ijk |p_ik|² + |q_j|²)
 
     def calculate_loss(self, interaction):
         """Mean loss of (user, item) rows against the negatives (B, N) of ``neg_item_id``, or against all items."""
@@ -125,7 +125,7 @@ class AMPCF(GeneralRecommender):
         if self.has_entropies:
             entropy = mixture_entropy(weights).expand_as(scores)
             loss = loss + self._entropies(entropy[:, 0], entropy[:, 1:].mean(dim=1))
-        return loss + self._penalty(personas, item)
+        return loss + self._penalty(personas, weights[:, :, 0], item)
 
     def _losses_over_all(self, personas, row, item, mixture):
         """(B,) losses of users with personas (U, K, d), of whom number ``row`` (B,) chose ``item`` (B,) of all items.
@@ -156,17 +156,19 @@ class AMPCF(GeneralRecommender):
         if self.has_entropies:
             entropy = mixture_entropy(weights).expand_as(scores)
             loss = loss + self._entropies(entropy[row, item - 1], entropy.mean(dim=1)[row])
-        return loss + self._penalty(personas, item, row)
+        weights = weights.expand(-1, -1, len(items))[row, :, item - 1]  # (B, K)
+        return loss + self._penalty(personas, weights, item, row)
 
     def _entropies(self, positive, negative):
         return (1 - self.alpha) * (self.lambda_p * positive - self.lambda_n * negative)
 
-    def _penalty(self, personas, item, row=None):
+    def _penalty(self, personas, weights, item, row=None):
+        """(B,): a persona pays for its length by the share (B, K) that it had in the choice of the item (B,)."""
         if not self.reg_weight:
             return 0.0
-        users = personas.square().sum(dim=(1, 2))
-        items = self.item_embedding(item).square().sum(dim=1)
-        return self.reg_weight / 2 * ((users if row is None else users[row]) + items)
+        lengths = personas.square().sum(dim=2)  # (B, K)
+        users = (weights * (lengths if row is None else lengths[row])).sum(dim=1)
+        return self.reg_weight / 2 * (users + self.item_embedding(item).square().sum(dim=1))
 
     # Scores for RecBole, and for personas that need no user id
 
