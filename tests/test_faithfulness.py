@@ -34,7 +34,7 @@ def planted(rows=20, parts=5, padded=True, score=torch.tanh):
     weights = torch.rand(rows, parts, generator=generator).double()
     if padded:  # histories of 1 to n items
         weights[torch.arange(parts) >= torch.randint(1, parts + 1, (rows, 1), generator=generator)] = 0
-    return Planted(weights, torch.randn(rows, parts, 4, generator=generator).double(), score)
+    return Planted(weights, torch.rand(rows, parts, 4, generator=generator).double() / 3, score)
 
 
 def rows_of(model):

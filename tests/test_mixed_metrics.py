@@ -110,9 +110,10 @@ def test_negatives_are_drawn_once(folder):
 
 def test_the_lists_own_rows_are_left_alone(folder):
     """The value pass sorts its rows and declares a label; the ranking loader's data must not notice."""
-    eval_args = {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "mode": "full"}
+    eval_args = {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "group_by": "none", "mode": "full"}
     config, train, _, test, *_, trainer = prepared(SequentialPersonas, folder, **MIXED, eval_args=eval_args)
     order = test._dataset.inter_feat["item_id"].clone()
+    assert (test._dataset.inter_feat["user_id"].diff() < 0).any()  # by time, not by user
     sampler, fields = test._sampler.distribution, set(train._dataset.field2type)
     config["value_mode"] = "pop30"
     trainer.evaluate(test, load_best_model=False)
@@ -131,8 +132,9 @@ def test_training_stops_on_a_metric_of_the_second_pass(folder):
     assert best == min(scores) == result["logloss"] and list(result) == KEYS
 
 
-def test_an_evaluation_that_breaks_off_leaves_nothing_behind(folder, monkeypatch):
-    *_, test, made, trainer = prepared(Personas, folder, **MIXED, eval_batch_size=300)
+@pytest.mark.parametrize("metrics", [["AUC", "NDCG"], ["NDCG", "PersonaUsage"]], ids=["two passes", "one pass"])
+def test_an_evaluation_that_breaks_off_leaves_nothing_behind(folder, monkeypatch, metrics):
+    *_, test, made, trainer = prepared(Personas, folder, metrics=metrics, valid_metric="NDCG@3", eval_batch_size=300)
     wanted = trainer.evaluate(test, load_best_model=False)
     predict, calls = made.full_sort_predict, []
 
