@@ -1,0 +1,151 @@
+"""Why: recbole-persona explain --run=DIR --user=196 [--topk=10].
+
+Prints the personas of a user, and for every recommendation the persona that speaks for it and the history that this
+persona attends to most. --items explains named items in place of the best, --history a new user.
+"""
+
+import json
+
+from recbole_persona.cli.recommend import headline, listed
+from recbole_persona.cli.tables import print_table
+
+takes_settings = True
+COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
+LEVELS = "▁▂▃▄▅▆▇█"
+MOST_LEVELS = 9  # with more personas than that, their weights stand in --json alone
+WIDTH = 80
+TITLE = 32  # characters of a title of the history
+CLOSE = 0.8  # of the largest weight: another persona that is named, too
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", metavar="ID", help="external user id")
+    who.add_argument("--history", metavar="ID,ID", help="external item ids that a new user chose")
+    parser.add_argument(
+        "--skip_unknown", action="store_true", help="leave out items of --history that the data set lacks"
+    )
+    parser.add_argument("--items", metavar="ID,ID", help="explain these items in place of the best")
+    parser.add_argument("--topk", type=int, default=10, metavar="N", help="recommendations (10)")
+    parser.add_argument("--title_field", metavar="NAME", help="column of the .item file that holds the titles")
+    parser.add_argument(
+        "--class_field", metavar="NAME", help="column of the .item file that holds genres or categories"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the same as data")
+    form.add_argument(
+        "--faithfulness",
+        action="store_true",
+        help="also take the named personas away, and see how much the scores drop",
+    )
+
+
+def main(arguments) -> int:
+    from recbole_persona.runner.inference import check_explanations, explain
+
+    reasons = explain(
+        arguments.run,
+        arguments.user,
+        arguments.topk,
+        listed(arguments.items),
+        history=listed(arguments.history),
+        skip_unknown=arguments.skip_unknown,
+        title_field=arguments.title_field,
+        class_field=arguments.class_field,
+        config_dict=arguments.settings,
+    )
+    if arguments.json:
+        print(json.dumps(reasons, indent=1, ensure_ascii=False))
+        return 0
+    if not reasons:
+        print("Nothing is left to recommend.")
+        return 0
+    print_reasons(reasons)
+    if arguments.faithfulness:
+        items = [reason["item"] for reason in reasons]
+        print_faithfulness(check_explanations(arguments.run, arguments.user, items, arguments.settings))
+    return 0
+
+
+def print_reasons(reasons) -> None:
+    """The personas of the user, then each recommendation with its reason."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    width = min(console.width, WIDTH)
+    personas = reasons[0]["personas"]
+    total = sum(persona["history"] for persona in personas)
+    console.print(
+        Text.assemble(
+            (headline(reasons[0]["user"]), "bold"), f", {total} items of history among {len(personas)} personas"
+        )
+    )
+    for persona in personas:
+        k = persona["persona"]
+        filled = round(20 * persona["history"] / max(total, 1))
+        console.print(
+            Text.assemble(
+                f"{k:>4}  ",
+                ("█" * filled, _colour(k)),
+                ("·" * (20 - filled), "dim"),
+                f" {persona['history']:>4}  ",
+                (persona["name"], _colour(k)),
+            ),
+            overflow="ellipsis",
+            no_wrap=True,
+        )
+    shows_levels = 1 < len(personas) <= MOST_LEVELS
+    numbers = " ".join(str(persona["persona"]) for persona in personas) if shows_levels else ""
+    console.print(Text(f"\n{'recommended':<{width - 8 - len(numbers)}}{numbers}   score", style="dim"))
+    for reason in reasons:
+        levels = Text(" ").join(_level(persona) for persona in reason["personas"]) if shows_levels else Text()
+        room = width - 16 - len(levels)
+        title = Text(reason["title"] or reason["item"], style="bold")
+        title.truncate(room, overflow="ellipsis", pad=True)
+        console.print(
+            Text.assemble(f"{reason['rank']:>4}  ", title, "  ", levels, f"{reason['score']:>8.3f}"), no_wrap=True
+        )
+        console.print(Padding(_why(reason), (0, console.width - width + 8, 0, 6)))
+
+
+def _why(reason):
+    """ "70% Drama; because you watched …", with the second persona where it says almost as much."""
+    from rich.text import Text
+
+    first, *others = sorted(reason["personas"], key=lambda persona: -persona["weight"])
+    parts = [(f"{first['weight']:.0%} {first['name']}", _colour(first["persona"]))]
+    if others and others[0]["weight"] > CLOSE * first["weight"]:
+        parts += [", then ", (f"{others[0]['weight']:.0%} {others[0]['name']}", _colour(others[0]["persona"]))]
+    titles = ", ".join(f"“{shorten(item['title'])}”" for item in reason["because"])
+    parts.append(f"; because you {reason['verb']} {titles}" if titles else "; no item of the history is its own")
+    return Text.assemble(*parts)
+
+
+def shorten(title: str) -> str:
+    return title if len(title) <= TITLE else title[: TITLE - 1].rstrip() + "…"
+
+
+def _level(persona):
+    from rich.text import Text
+
+    return Text(LEVELS[min(int(persona["weight"] * len(LEVELS)), len(LEVELS) - 1)], style=_colour(persona["persona"]))
+
+
+def _colour(persona: int) -> str:
+    return COLOURS[persona % len(COLOURS)]
+
+
+def print_faithfulness(table) -> None:
+    columns = {"taken away": "left", "score drops by": "right", "±": "right", "less than the named": "right"}
+    names = dict(
+        zip(table["removed"], ("the persona that is named", "a random vector of its length", "another persona"))
+    )
+    rows = [
+        (names[row.removed], f"{row.drop:.3f}", f"{row.drop_sd:.3f}", f"{row.below_top:.0%}")
+        for row in table.itertuples()
+    ]
+    print()
+    print_table("what the named personas are worth", columns, rows)

@@ -1,0 +1,151 @@
+"""Whom a run can recommend to: users of its data set, and a new user who brings a history.
+
+Both answer alike: ``scores(members)`` (B, n_items), ``seen(members)`` (rows, items), and for models with personas
+``explain(members, items) -> Explanation``. ``members`` (B,) are positions among the people, items are internal ids.
+"""
+
+import difflib
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_persona.errors import UserError
+from recbole_persona.layers.explanation import Explanation
+from recbole_persona.runner.ranking import all_scores, history_row, is_sequential, last_rows, user_rows
+
+NEW_USER = "new user"
+
+
+def find_people(loaded, users=None, history=None, skip_unknown=False):
+    """The people that external ids name: known users (all of them if None), or one new user with a history.
+
+    Raises:
+        UserError: an unknown id, no id, both users and a history, a model that has nothing for a new user.
+    """
+    dataset = loaded.dataset
+    if history is None:
+        users = [users] if np.isscalar(users) else users
+        ids = (
+            active_users(loaded)
+            if users is None
+            else internal_ids(dataset, dataset.uid_field, dict.fromkeys(users), "user")
+        )
+        return KnownUsers(loaded, ids)
+    if users is not None:
+        raise UserError("Name users or a history, not both.")
+    items = internal_ids(dataset, dataset.iid_field, history, "item", skip_unknown)
+    if hasattr(loaded.model, "fold_in"):
+        return FoldedUser(loaded, items)
+    if is_sequential(loaded):
+        return SequenceUser(loaded, items)
+    raise UserError(
+        f"{loaded.config['model']} can recommend only to users that it was trained on; "
+        "a --history needs a run of AMPCF or of a sequential model."
+    )
+
+
+def active_users(loaded) -> np.ndarray:
+    """Internal ids of the users with interactions (with a sequence that is long enough, for sequential models)."""
+    if is_sequential(loaded):
+        return np.flatnonzero(last_rows(loaded.dataset) >= 0)
+    return np.flatnonzero(np.diff(loaded.dataset.inter_matrix(form="csr").indptr))
+
+
+def internal_ids(dataset, field, tokens, what, skip_unknown=False) -> np.ndarray:
+    """Internal ids of external ones (str or int).
+
+    Raises:
+        UserError: ids that the data set lacks (unless they are to be skipped), or none at all.
+    """
+    known = dataset.field2token_id[field]
+    tokens = [str(token) for token in tokens]
+    unknown = [token for token in tokens if not known.get(token)]  # 0 is padding
+    if unknown and not skip_unknown:
+        names = ", ".join(map(repr, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        examples = list(known)[1:]
+        near = difflib.get_close_matches(unknown[0], examples, n=3, cutoff=0.5) if len(examples) < 10**5 else []
+        hint = f"near {unknown[0]!r} are {', '.join(near)}" if near else f"it has {', '.join(examples[:3])} …"
+        raise UserError(f"{dataset.dataset_name} has no {what} {names}; {hint}.")
+    ids = np.array([known[token] for token in tokens if known.get(token)], dtype=np.int64)
+    if not len(ids):
+        raise UserError(f"No {what} of {dataset.dataset_name} is named; write external ids, separated by commas.")
+    return ids
+
+
+class KnownUsers:
+    """Users of the data set, by internal ids (n,).
+
+    Attributes:
+        labels: (n,) external ids.
+    """
+
+    def __init__(self, loaded, ids):
+        self.loaded, self.ids = loaded, ids
+        self.labels = loaded.dataset.id2token(loaded.dataset.uid_field, ids)
+        self._known = loaded.dataset.inter_matrix(form="csr")
+
+    def scores(self, members):
+        return all_scores(self.loaded, user_rows(self.loaded, self.ids[members]))
+
+    def seen(self, members):
+        """Everything that they are known to have interacted with, in any part of the split."""
+        return self._known[self.ids[members]].nonzero()
+
+    def history(self) -> np.ndarray:
+        """The first one's training interactions."""
+        train = self.loaded.train_data._dataset.inter_feat
+        dataset = self.loaded.dataset
+        return np.unique(train[dataset.iid_field][train[dataset.uid_field] == self.ids[0]].numpy())
+
+    def pairs(self, members, items) -> Interaction:
+        """(user, item) rows on the model's device."""
+        dataset = self.loaded.dataset
+        rows = {dataset.uid_field: torch.as_tensor(self.ids[members]), dataset.iid_field: torch.as_tensor(items).cpu()}
+        return dataset.join(Interaction(rows)).to(self.loaded.config["device"])
+
+    def explain(self, members, items) -> Explanation:
+        return self.loaded.model.explain(self.pairs(members, items))
+
+
+class NewUser:
+    """One user who is not in the data set; the history is all that is known."""
+
+    labels = np.array([NEW_USER])
+
+    def __init__(self, loaded, items):
+        self.loaded, self.items = loaded, items
+
+    def seen(self, members):
+        return np.zeros_like(self.items), self.items
+
+    def history(self) -> np.ndarray:
+        return np.unique(self.items)
+
+
+class SequenceUser(NewUser):
+    """A new user as a sequential model reads them: the items in their order."""
+
+    def scores(self, members):
+        return all_scores(self.loaded, history_row(self.loaded, self.items))
+
+
+class FoldedUser(NewUser):
+    """A new user whose personas are learned from the history, the items as they are."""
+
+    def __init__(self, loaded, items):
+        super().__init__(loaded, np.unique(items))
+        self.personas = loaded.model.fold_in([self.items])  # (1, K, d)
+
+    def scores(self, members):
+        scores = self.loaded.model.score_all(self.personas)
+        scores[:, 0] = -torch.inf  # padding
+        return scores
+
+    def pairs(self, members, items) -> Interaction:
+        return Interaction({self.loaded.dataset.iid_field: torch.as_tensor(items)}).to(self.loaded.config["device"])
+
+    def explain(self, members, items) -> Explanation:
+        items = torch.as_tensor(items).to(self.personas.device)
+        personas = self.personas.expand(len(items), -1, -1)  # (B, K, d)
+        return Explanation("persona", self.loaded.model.weights_for(personas, items), personas)
