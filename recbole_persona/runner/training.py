@@ -78,7 +78,9 @@ def run(
                 )
         try:
             return _run_in(folder, config, resume=bool(resume))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            if str(interrupt):
+                raise  # the trainer has said how to continue
             advice = f"continue with --resume={folder.path}" if folder.started else "nothing had begun"
             raise KeyboardInterrupt(f"interrupted; {advice}.") from None
 
