@@ -1,11 +1,12 @@
 """Train a model in one go, or stop it half-way and continue in another process, and compare the bits.
 
-``python resume_runs.py begin|finish DATA FOLDER MODEL…`` is one half of the comparison; the two halves run with different
-hash seeds, as two processes of a user would. Settings come from ``upstream_models.yaml``.
+:func:`compare` starts two processes, with different hash seeds: the first begins, the second continues and compares.
+Settings come from ``upstream_models.yaml``.
 """
 
 import json
 import os
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import upstream_models
 
+ROOT = Path(__file__).parent.parent
 EPOCHS, HALF = 4, 2
 UNTRAINED = ("TRADITIONAL", "DECISIONTREE")  # nothing is trained by gradients: nothing to resume
 
@@ -138,22 +140,48 @@ def write(file, values):
     file.write_text(json.dumps(values, default=float))
 
 
-def main(half, data, folder, names) -> None:
-    """One half for each model; prints a line of JSON per model, ``{"model", "error"}``."""
+def compare(names, folder) -> dict:
+    """``{model: None, or what differed}`` for each of ``names``; files go under ``folder``."""
+    data = upstream_models.write_tiny(folder)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, half, str(data), str(folder)],
+            env=os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(Path(folder) / f"{half}.log", "w"), text=True,
+        )
+        for half, seed in (("begin", "1"), ("resume", "2"))
+    ]  # fmt: skip
+    errors = {}
+    for name in names:
+        print(name, file=workers[0].stdin, flush=True)
+        errors[name] = json.loads(workers[0].stdout.readline())
+        if errors[name] is None:
+            print(name, file=workers[1].stdin, flush=True)
+    for name in names:
+        if errors[name] is None:
+            errors[name] = json.loads(workers[1].stdout.readline())
+    for worker in workers:
+        worker.communicate()
+    return errors
+
+
+def main(half, data, folder) -> None:
+    """Do one half for each model named on standard input; answer each with a line of JSON: null, or the error."""
     import recbole_persona  # noqa: F401
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what RecBole prints must not mix with the answers
     torch.set_num_threads(1)
-    for name in names:
+    for line in sys.stdin:
+        name = line.strip()
         try:
-            {"begin": begin, "finish": resume}[half](name, data, folder)
+            {"begin": begin, "resume": resume}[half](name, data, folder)
             error = None
         except Exception as caught:
             traceback.print_exc()
             error = f"{type(caught).__name__}: {caught}"
-        print(json.dumps({"model": name, "error": error}), file=answers, flush=True)
+        print(json.dumps(error), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], sys.argv[4:])
+    main(*sys.argv[1:])

@@ -23,8 +23,8 @@ from recbole_persona.errors import UserError
 from recbole_persona.upstream.files import atomic_path, load_tree, remove_leftovers, save_tree, write_text
 
 REALS = [
-    torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64,
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+    torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32,
+    torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
 ]  # fmt: skip
 
 
@@ -224,7 +224,7 @@ def full_disk():
 def test_a_full_disk_is_a_sentence_and_the_earlier_file_stays(tmp_path, full_disk):
     save_tree({"a": torch.ones(2)}, tmp_path / "t")
     for write in (lambda f: save_tree({"a": torch.ones(10_000)}, f), lambda f: write_text(f, "x" * 20_000)):
-        with pytest.raises(UserError, match="could not be written .*the file that stood there is whole"):
+        with pytest.raises(UserError, match=r"could not be written .*the file that stood there is whole"):
             write(tmp_path / "t")
     assert torch.equal(load_tree(tmp_path / "t")["a"], torch.ones(2))
     assert [path.name for path in tmp_path.iterdir()] == ["t"]
@@ -269,7 +269,12 @@ def test_what_is_no_tree_is_a_sentence(write, sentence, tmp_path):
 
 def test_a_header_names_nothing_but_data(tmp_path):
     """A forged header cannot reach functions of torch or classes that are no enums of RecBole."""
-    for node in ({"torch": "torch.load"}, {"enum": ["Enum", "__class__"]}, {"enum": ["sys", "path"]}, {"scipy": "os_x"}):
+    for node in (
+        {"torch": "torch.load"},
+        {"enum": ["Enum", "__class__"]},
+        {"enum": ["sys", "path"]},
+        {"scipy": "os_x"},
+    ):
         metadata = {"format": "recbole_persona.tree/1", "tree": json.dumps(node)}
         save_file({}, tmp_path / "f", metadata=metadata)
         with pytest.raises(UserError, match="damaged"):

@@ -37,8 +37,7 @@ def restore_model(model, state: dict, path) -> None:
         raise UserError(f"{path} is of another model than this {type(model).__name__}: {first}") from None
     if isinstance(model, torch.nn.Module) and "outside" in state:
         outside.put_back(model, state["outside"])
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-        model.load_other_parameter(outside.to_device(state["other_parameter"], device))
+        model.load_other_parameter(outside.to_device(state["other_parameter"], outside.device_of(model)))
     else:
         model.load_other_parameter(state.get("other_parameter"))
 

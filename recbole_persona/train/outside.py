@@ -2,12 +2,11 @@
 
 Nothing here knows a model. How every attribute of every submodule stood when training began is noted
 (:func:`remember`); what differs later is state (:func:`changed_since`), and can be put back into a model that was built
-again (:func:`put_back`). Attributes that were the same at that time are built again by the model itself.
+again (:func:`put_back`). Attributes that have not changed are built again by the model itself.
 """
 
 import zlib
 from logging import getLogger
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse
@@ -16,15 +15,22 @@ import torch
 from recbole_persona.upstream.tree import encode
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_OF_EVERY_MODULE = frozenset(vars(torch.nn.Module()))
-_remembered: WeakKeyDictionary = WeakKeyDictionary()
+_NOTES = "_attributes_as_built"
+_OF_EVERY_MODULE = {*vars(torch.nn.Module()), _NOTES}
+
+
+class _Notes(dict):
+    """``{path: (value, mark)}``. The values are kept: a mark's identities hold only while their objects live."""
+
+    def __deepcopy__(self, memo):
+        return None  # a copied model holds other objects
 
 
 def remember(model) -> None:
     """Note how the model's attributes stand now; later calls for the same model change nothing."""
-    if model not in _remembered:
-        # The values are kept with their marks: a mark holds the identity of an object only as long as the object lives.
-        _remembered[model] = {path: (value, _mark(value)) for path, value in _attributes(model)}
+    if getattr(model, _NOTES, None) is None:
+        own = _in_state_dict(model)
+        setattr(model, _NOTES, _Notes({path: (value, _mark(value, own)) for path, value in _attributes(model)}))
 
 
 def changed_since(model) -> dict:
@@ -34,15 +40,15 @@ def changed_since(model) -> dict:
         ``{"in_place": {path: tensor}, "replaced": {path: value}}``: tensors whose memory was written to, and attributes
         that are another object now. Of what ``other_parameter()`` returns nothing is repeated.
     """
-    before, kept_anyway = _remembered.get(model, {}), _other_parameters(model)
+    notes, kept_anyway, own = getattr(model, _NOTES, None) or {}, _other_parameters(model), _in_state_dict(model)
     in_place, replaced = {}, {}
     for path, value in _attributes(model):
-        old, mark = before.get(path, (None, None))
-        if path in kept_anyway or mark == _mark(value):
+        old, mark = notes.get(path, (None, None))
+        if path in kept_anyway or mark == _mark(value, own):
             continue
         if isinstance(value, torch.Tensor) and value is old:
             in_place[path] = value
-        elif _has_form(value):
+        elif _has_form(value, own):
             replaced[path] = value
         else:
             getLogger().warning(f"{path} is a {type(value).__name__} and changed in training, but cannot be saved.")
@@ -54,17 +60,22 @@ def put_back(model, changed: dict) -> None:
 
     Attributes that were as built when ``changed`` was taken, and are other objects now, get the built ones back.
     """
+    own = _in_state_dict(model)
     known = {*changed["in_place"], *changed["replaced"], *_other_parameters(model)}
-    for path, (value, mark) in _remembered.get(model, {}).items():
-        if path not in known and mark == _mark(value):  # else it was written to in place: its first content is lost
+    for path, (value, mark) in (getattr(model, _NOTES, None) or {}).items():
+        if path not in known and mark == _mark(value, own):  # else its first content is lost: it was written to
             setattr(*_owner(model, path), value)
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for path, tensor in changed["in_place"].items():
         owner, name = _owner(model, path)
         with torch.no_grad():
             getattr(owner, name).copy_(tensor)
     for path, value in changed["replaced"].items():
-        setattr(*_owner(model, path), to_device(value, device))
+        setattr(*_owner(model, path), to_device(value, device_of(model)))
+
+
+def device_of(model) -> torch.device:
+    """The device of a model's parameters; the CPU's for a model that has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def to_device(value, device):
@@ -85,12 +96,8 @@ def _attributes(model):
         for name, value in vars(module).items():
             if name not in _OF_EVERY_MODULE:
                 yield prefix + name, value
-        for name in module._non_persistent_buffers_set:
+        for name in sorted(module._non_persistent_buffers_set):
             yield prefix + name, module._buffers[name]
-
-
-def _other_parameters(model) -> set:
-    return set(model.other_parameter()) if hasattr(model, "other_parameter") else set()
 
 
 def _owner(model, path):
@@ -98,29 +105,50 @@ def _owner(model, path):
     return model.get_submodule(place), name
 
 
-def _mark(value):
+def _other_parameters(model) -> set:
+    return set(model.other_parameter()) if hasattr(model, "other_parameter") else set()
+
+
+def _in_state_dict(model) -> set:
+    """Identities of the tensors that the ``state_dict`` holds; modules list them again (``GRU._flat_weights``)."""
+    return {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+
+
+def _mark(value, own):
     """Something that differs when the value does: for tensors their identity and the count of writes to them."""
     if isinstance(value, torch.Tensor):
-        return "tensor", id(value), None if value.is_inference() else value._version
+        written = None if id(value) in own or value.is_inference() else value._version
+        return "tensor", id(value), written
     if isinstance(value, np.ndarray):
         content = None if value.dtype.hasobject else zlib.crc32(np.ascontiguousarray(value))
         return "array", id(value), value.shape, content
     if scipy.sparse.issparse(value):
-        return "sparse", id(value), _mark(getattr(value, "data", None))
+        return "sparse", id(value), _mark(getattr(value, "data", None), own)
     if isinstance(value, dict):
-        return type(value), tuple((_mark(key), _mark(item)) for key, item in value.items())
+        return type(value), tuple((_mark(key, own), _mark(item, own)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return type(value), tuple(_mark(item) for item in value)
+        return type(value), tuple(_mark(item, own) for item in value)
     if isinstance(value, (set, frozenset)):
-        return type(value), frozenset(_mark(item) for item in value)
+        return type(value), frozenset(_mark(item, own) for item in value)
     if isinstance(value, _PLAIN):
         return type(value), repr(value)
     return "object", id(value)
 
 
-def _has_form(value) -> bool:
+def _has_form(value, own) -> bool:
+    """Whether a value can be saved and be the same again: a copy of a weight would no longer be that weight."""
+    if _holds(value, own):
+        return False
     try:
         encode(value, {})
     except TypeError:
         return False
     return True
+
+
+def _holds(value, own) -> bool:
+    if isinstance(value, dict):
+        return any(_holds(item, own) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds(item, own) for item in value)
+    return id(value) in own

@@ -49,8 +49,9 @@ class _Encoder:
             return self.array(value, where)
         if scipy.sparse.issparse(value):
             return self.sparse(value, where)
-        if isinstance(value, torch.nn.Module):
-            return {"module": self.encode(dict(value.state_dict()), where)}
+        if isinstance(value, (torch.nn.Module, ModuleState)):
+            weights = value if isinstance(value, ModuleState) else value.state_dict()
+            return {"module": self.encode(dict(weights), where)}
         if isinstance(value, dict):
             return {"dict": [[self.encode(k, where), self.encode(v, f"{where}.{k}")] for k, v in value.items()]}
         for name, kind in _SEQUENCES.items():
