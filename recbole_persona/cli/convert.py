@@ -1,0 +1,80 @@
+"""Make atomic files: recbole-persona convert FORM INPUT [--out=DIR] [--name=NAME] [--on-error=refuse|keep].
+
+recbole-persona convert FORM --help tells the options of one form. `convert checkpoint OLD.pth NEW.safetensors` makes a
+safe file of a checkpoint that RecBole pickled.
+"""
+
+import shlex
+import sys
+
+from recbole_persona.cli.tables import print_table
+
+FORMS = {
+    "movielens": "a MovieLens folder: ml-100k, ml-1m, ml-10m, or the csv form",
+    "amazon": "Amazon reviews, JSON lines, plain or gz: 2014, 2018, 2023",
+    "sequences": "lines of `user item item …`, or of `user item` pairs, plain or gz",
+    "lastfm": "plays of LastFM: user, artist, plays, separated by tabs",
+}
+FILES = {
+    "movielens": {},
+    "amazon": {"items": "item metadata, JSON lines"},
+    "sequences": {
+        "times": "lines of `user seconds seconds …` since the item before; the position is the time without it",
+        "attributes": "JSON object of attribute ids by item",
+        "attribute-names": "table with a header: attribute, name",
+        "titles": "table with a header: item, title",
+    },
+    "lastfm": {"items": "table with a header: artist, name"},
+}
+
+
+def add_arguments(parser) -> None:
+    forms = parser.add_subparsers(dest="form", metavar="FORM", required=True)
+    for form, purpose in FORMS.items():
+        options = forms.add_parser(form, help=purpose, description=purpose)
+        options.add_argument("source", metavar="INPUT", help="the folder" if form == "movielens" else "the file")
+        options.add_argument("--out", default="dataset", metavar="DIR", help="folder of data sets (default: dataset)")
+        options.add_argument("--name", help="name of the data set (default: that of the input)")
+        options.add_argument(
+            "--on-error",
+            choices=("refuse", "keep"),
+            default="refuse",
+            help="a bad line: refuse (default) writes nothing; keep writes the rest and counts the bad lines",
+        )
+        for name, meaning in FILES[form].items():
+            options.add_argument(f"--{name}", metavar="FILE", help=meaning)
+    checkpoint = forms.add_parser("checkpoint", help="a checkpoint of RecBole (.pth) as a safe file")
+    checkpoint.add_argument("source", metavar="OLD.pth")
+    checkpoint.add_argument("target", metavar="NEW.safetensors")
+
+
+def main(arguments) -> int:
+    if arguments.form == "checkpoint":
+        from recbole_persona.upstream.pickled import convert_checkpoint
+
+        convert_checkpoint(arguments.source, arguments.target)
+        print(f"{arguments.target} was written; RecBole's load_data_and_model reads it.")
+        return 0
+
+    from recbole_persona.data.convert import convert
+
+    files = {key: getattr(arguments, key) for key in (name.replace("-", "_") for name in FILES[arguments.form])}
+    done = convert(arguments.form, arguments.source, arguments.out, arguments.name, arguments.on_error, **files)
+    rows = [(key, f"{getattr(done, key):,}") for key in ("users", "items", "interactions")]
+    rows += [(f".{suffix}", ", ".join(columns)) for suffix, columns in done.columns.items()]
+    print_table(done.folder.name, {"": "left", "count or columns": "left"}, rows)
+    print(
+        f"folder: {done.folder}" + ("" if done.fresh else " (complete already, from the same input; nothing was done)")
+    )
+    if done.n_left_out:
+        _tell_left_out(done)
+    place = "" if arguments.out == "dataset" else f" --data_path={shlex.quote(arguments.out)}"
+    print(f"train on it: recbole-persona run --model=AMPCF --dataset={shlex.quote(done.folder.name)}{place}")
+    return 0
+
+
+def _tell_left_out(done) -> None:
+    count = "1 bad line was" if done.n_left_out == 1 else f"{done.n_left_out:,} bad lines were"
+    print(f"{count} left out" + (", the first:" if done.n_left_out > 1 else ":"), file=sys.stderr)
+    for fault in done.left_out:
+        print(f"  {fault}", file=sys.stderr)

@@ -1,0 +1,103 @@
+"""Atomic files from other people's forms.
+
+:func:`convert` reads a form and writes ``OUT/NAME/NAME.inter`` (and ``.user``, ``.item``), which RecBole finds with
+``data_path: OUT`` and ``dataset: NAME``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_persona.data.convert import amazon, lastfm, movielens, sequences
+from recbole_persona.data.convert.atomic import fingerprint, is_whole, read_manifest, replaced_together
+from recbole_persona.data.convert.lines import Lines
+from recbole_persona.errors import UserError
+
+FORMS = {"movielens": movielens, "amazon": amazon, "sequences": sequences, "lastfm": lastfm}
+VERSION = "recbole_persona.convert/1"  # of the manifest, and of what convert makes from an input
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written.
+
+    Attributes:
+        folder: holds the files.
+        users, items, interactions: how many occur in ``.inter``.
+        columns: column names by suffix.
+        n_left_out: number of bad lines that were left out.
+        left_out: the first of them, "FILE, line N: why".
+        fresh: false when the files of an earlier run were found whole, and nothing was done.
+    """
+
+    folder: Path
+    users: int
+    items: int
+    interactions: int
+    columns: dict[str, list[str]]
+    n_left_out: int
+    left_out: list[str]
+    fresh: bool
+
+
+def convert(form, source, out="dataset", name=None, on_error="refuse", **files) -> Conversion:
+    """Write the atomic files of one data set; do nothing if they stand there already, made from the same input.
+
+    Args:
+        form: a key of ``FORMS``.
+        source: the folder (movielens) or file to read.
+        out: folder of data sets, RecBole's ``data_path``.
+        name: of the data set; the name of ``source`` without its endings if None.
+        on_error: ``refuse`` (a bad line ends it, nothing is written) or ``keep`` (bad lines are left out and counted).
+        files: further input files, as the ``inputs`` of the form takes them.
+
+    Raises:
+        UserError: a bad line, a missing or damaged file, a full disk; what stood in the folder is whole.
+    """
+    source, module = Path(source), FORMS[form]
+    files = {key: Path(path) for key, path in files.items() if path is not None}
+    if on_error not in ("refuse", "keep"):
+        raise UserError(f"--on-error is refuse or keep, not {on_error!r}.")
+    name = _checked_name(name or _stem(source))
+    folder = Path(out) / name
+    inputs = module.inputs(source, **files)
+    for path in inputs:
+        if not path.is_file():
+            raise UserError(f"There is no file {path}.")
+    manifest = {
+        "format": VERSION,
+        "form": form,
+        "options": {"on_error": on_error, **{key: path.name for key, path in files.items()}},
+        "inputs": [{"file": path.name, **fingerprint(path)} for path in inputs],
+    }
+    old = read_manifest(folder, name)
+    if old and all(old.get(key) == value for key, value in manifest.items()) and is_whole(folder, old):
+        return Conversion(folder, **old["result"], fresh=False)
+    lines = Lines(on_error == "keep")
+    with replaced_together(folder, name, manifest) as tables:
+        module.convert(source, lines, tables, **files)
+        if not tables.interactions:
+            why = f" (the first bad line: {lines.left_out[0]})" if lines.left_out else ""
+            raise UserError(f"{source} holds no interaction that can be read{why}; nothing was written.")
+        manifest["result"] = {
+            "users": len(tables.users),
+            "items": len(tables.items),
+            "interactions": tables.interactions,
+            "columns": {suffix: list(table.columns) for suffix, table in tables.files.items()},
+            "n_left_out": lines.n_left_out,
+            "left_out": lines.left_out,
+        }
+    return Conversion(folder, **manifest["result"], fresh=True)
+
+
+def _stem(source) -> str:
+    """``reviews_Beauty_5`` of ``reviews_Beauty_5.json.gz``; the name of a folder as it is."""
+    source = source.resolve()
+    return source.name if source.is_dir() else source.name.partition(".")[0]
+
+
+def _checked_name(name) -> str:
+    if name == "ml-100k":
+        raise UserError("RecBole reads its own copy under the name ml-100k; give another, as --name=ml-100k-own.")
+    if not name or name.startswith(".") or any(sign in name for sign in "/\\\0"):
+        raise UserError(f"A data set cannot be named {name!r}; choose a --name without slashes.")
+    return name
