@@ -19,7 +19,7 @@ from recbole_persona.layers.explanation import Explanation
 from recbole_persona.layers.personas import ATTENTIONS, VARIANTS, PersonaAttention, mixture_entropy
 
 INIT_STD = 0.1  # of personas and items
-FOLD_STEPS, FOLD_RATE = 200, 0.05  # of fold_in
+FOLD_STEPS, FOLD_RATE = 100, 0.05  # of fold_in
 TRAINING_TILE = 2**24  # U x K x I responses that training holds at a time
 SCORING_TILE = {"cpu": (32, 2048), "cuda": (1024, 2**14)}  # U x I at a time; on a CPU K of them stay in the cache
 
@@ -244,7 +244,7 @@ class AMPCF(GeneralRecommender):
             (U, K, d), for :meth:`score_all` and :meth:`weights_for`. With ``attention: fixed`` all mix evenly: what a
             mixture of one's own would say is said by the lengths.
         """
-        device, generator = self.item_embedding.weight.device, torch.Generator().manual_seed(seed)
+        like, generator = self.item_embedding.weight, torch.Generator().manual_seed(seed)
         start = INIT_STD * torch.randn(self.n_personas, self.embedding_size, generator=generator)
         lengths = torch.tensor([len(history) for history in histories])
         row = torch.repeat_interleave(torch.arange(len(histories)), lengths)  # (R,)
@@ -252,18 +252,19 @@ class AMPCF(GeneralRecommender):
         place = torch.cat([torch.arange(length) for length in lengths])  # (R,) in the history
         negatives = self._negatives_of(row, item, len(histories)) if not self.over_all_items else None
 
-        share = (1 / lengths[row]).to(device)
-        personas = (start * (lengths > 0).view(-1, 1, 1)).to(device).requires_grad_()  # (U, K, d)
-        rows, items = row.to(device), item.to(device)
+        share = (1 / lengths[row]).to(like)
+        personas = (start * (lengths > 0).view(-1, 1, 1)).to(like).requires_grad_()  # (U, K, d)
+        rows, items = row.to(like.device), item.to(like.device)
         optimizer = torch.optim.Adam([personas], lr=learning_rate)
-        for _ in range(steps if len(item) else 0):
+        for step in range(steps if len(item) else 0):
             if negatives is None:
                 losses = self._losses_over_all(personas, rows, items, None)
             else:
+                generator.manual_seed(seed + step)  # the same for a user whose batch has a longer history
                 numbers = torch.rand(
                     int(lengths.max()), self.sampling["sample_num"], dtype=torch.float64, generator=generator
                 )
-                drawn = negatives.draw(row, numbers[place]).to(device)
+                drawn = negatives.draw(row, numbers[place]).to(like.device)
                 losses = self._losses_over_sample(personas[rows], items, drawn, None)
             (personas.grad,) = torch.autograd.grad((losses * share).sum(), personas)
             optimizer.step()
