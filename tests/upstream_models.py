@@ -52,6 +52,8 @@ def write_tiny(folder) -> Path:
     table("kg", ["head_id:token", "relation_id:token", "tail_id:token"], triples)
     table("link", ["item_id:token", "entity_id:token"], [(f"i{i}", f"e{i}") for i in range(1, ITEMS + 1)])
 
+    np.save(target / "item_emb.npy", random.normal(size=(ITEMS, WIDTH)).astype(np.float32))
+
     def vectors(names):
         return [(name, " ".join(f"{value:.4f}" for value in random.normal(size=WIDTH))) for name in names]
 
@@ -60,12 +62,17 @@ def write_tiny(folder) -> Path:
     return target
 
 
-def stages(name, model_type: str) -> list[dict]:
-    """The settings of each training stage of a model, without folders."""
+def stages(name) -> list[tuple[str, dict]]:
+    """The training stages of a model or of a variant: the model of each, and its settings without folders."""
     settings = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
-    own = settings["models"].get(name, {})
+    own = settings["variants" if name in settings["variants"] else "models"].get(name, {})
     shared = {"epochs": 1, "show_progress": False, "state": "ERROR", "train_batch_size": 512, "gpu_id": ""}
-    return [shared | settings["types"][model_type] | stage for stage in (own if isinstance(own, list) else [own])]
+    result = []
+    for stage in own if isinstance(own, list) else [own]:
+        model = stage.get("model", name.split("-")[0])
+        stage = {key: value for key, value in stage.items() if key != "model"}
+        result.append((model, shared | settings["types"][model_type(model)] | stage))
+    return result
 
 
 @dataclass
@@ -91,11 +98,11 @@ def train(name, data_path, folder) -> Trained:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
-    start, previous = time.perf_counter(), None
-    for number, stage in enumerate(stages(name, model_type(name))):
-        filled = {key: previous if value == "{previous}" else value for key, value in stage.items()}
+    start, files = time.perf_counter(), []
+    for number, (stage_model, stage) in enumerate(stages(name)):
+        filled = {key: value.format(*files) if isinstance(value, str) else value for key, value in stage.items()}
         folders = {"data_path": str(data_path), "checkpoint_dir": str(Path(folder) / f"{name}-{number}")}
-        config = Config(model=name, dataset="tiny", config_dict=filled | folders)
+        config = Config(model=stage_model, dataset="tiny", config_dict=filled | folders)
         init_seed(config["seed"], config["reproducibility"])
         init_logger(config)
         dataset = create_dataset(config)
@@ -105,9 +112,9 @@ def train(name, data_path, folder) -> Trained:
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         _, valid = trainer.fit(train_data, valid_data, saved=True, show_progress=False)
         test = trainer.evaluate(test_data, load_best_model=True, show_progress=False)
-        previous = trainer.saved_model_file
+        files.append(trainer.saved_model_file)
     seconds = time.perf_counter() - start
-    return Trained(previous, score(config, trainer.model, test_data), valid, test, seconds)
+    return Trained(files[-1], score(config, trainer.model, test_data), valid, test, seconds)
 
 
 @torch.no_grad()
@@ -138,11 +145,9 @@ def tree_scores(config, model, test_data):
 
 def answer_with_scores() -> None:
     """For each saved model named on standard input, print the name of a file of its scores, or the traceback."""
+    from recbole_persona.upstream.files import load_tree  # isort: split
     from recbole.quick_start import load_data_and_model
     from recbole.utils import get_model, init_seed
-
-    import recbole_persona  # noqa: F401
-    from recbole_persona.upstream.files import load_tree
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what RecBole prints must not mix with the answers

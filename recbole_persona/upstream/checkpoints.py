@@ -62,7 +62,7 @@ def safe_load_data_and_model():
     replace_everywhere(upstream, load_data_and_model)
 
 
-@repair("model/abstract_recommender.py:110", "other_parameter() holds whole modules, which no safe format can rebuild")
+@repair("model/abstract_recommender.py:69", "other_parameter() holds whole modules, which no safe format can rebuild")
 def modules_in_other_parameter():
     from recbole.model.abstract_recommender import AbstractRecommender
 

@@ -11,7 +11,7 @@ from recbole_persona.upstream.files import load_tree
 from recbole_persona.upstream.repair import around, repair, replace_everywhere, when_imported
 
 
-@repair("config/configurator.py:206", "XGBoost.yaml is looked for, xgboost.yaml is there: no default is read")
+@repair("config/configurator.py:242", "XGBoost.yaml is looked for, xgboost.yaml is there: no default is read")
 def trees_find_their_yaml():
     from recbole.config import Config
     from recbole.utils import ModelType
@@ -36,7 +36,7 @@ def trees_name_their_extra():
     replace_everywhere(upstream, get_model)
 
 
-@repair("data/utils.py:48", "trees get the plain data set, and convert_token_to_onehot ends in an AttributeError")
+@repair("data/utils.py:51", "trees get the plain data set, and convert_token_to_onehot ends in an AttributeError")
 def trees_get_their_data_set():
     datasets = importlib.import_module("recbole.data.dataset")
 
@@ -49,7 +49,7 @@ def trees_get_their_data_set():
     datasets.XGBoostDataset = datasets.LightGBMDataset = TreeDataset
 
 
-@repair("trainer/trainer.py:932", "trees are fed garbage for columns that hold sequences or embedded numbers")
+@repair("trainer/trainer.py:933", "trees are fed garbage for columns that hold sequences or embedded numbers")
 def trees_see_every_column():
     def mend(trainer):
         @around(trainer.DecisionTreeTrainer, "_interaction_to_sparse")
@@ -86,7 +86,7 @@ class WideRows:
         return Interaction(wide)
 
 
-@repair("model/exlib_recommender/lightgbm.py:26", "a loaded LightGBM is empty: load_state_dict() sets a local name")
+@repair("model/exlib_recommender/lightgbm.py:34", "a loaded LightGBM is empty: load_state_dict() sets a local name")
 def lightgbm_loads():
     def mend(module):
         booster = module.lgb.Booster
@@ -110,7 +110,7 @@ def xgboost_loads():
     when_imported("recbole.model.exlib_recommender.xgboost", mend)
 
 
-@repair("trainer/trainer.py:1003", "checkpoints of trees hold the name of a file beside them, not the trees")
+@repair("trainer/trainer.py:996", "checkpoints of trees hold the name of a file beside them, not the trees")
 def trees_in_checkpoints():
     def mend(trainer):
         @around(trainer.DecisionTreeTrainer, "_save_checkpoint")
@@ -136,7 +136,7 @@ def trees_in_checkpoints():
     when_imported("recbole.trainer.trainer", mend)
 
 
-@repair("trainer/trainer.py:1216", "LightGBM grows the same trees anew in each of its 300 epochs")
+@repair("trainer/trainer.py:1184", "LightGBM grows the same trees anew in each of its 300 epochs")
 def lightgbm_grows_once():
     def mend(trainer):
         @around(trainer.LightGBMTrainer, "__init__")

@@ -86,7 +86,7 @@ def scatter_without_torch_scatter():
         when_imported(f"recbole.model.knowledge_aware_recommender.{name}", mend)
 
 
-@repair("model/knowledge_aware_recommender/kgin.py:164", "KGIN and MCCLK drop edges at random when they score, too")
+@repair("model/knowledge_aware_recommender/kgin.py:148", "KGIN and MCCLK drop edges at random when they score, too")
 def edges_stay_when_scoring():
     def mend(module):
         @around(module.GraphConv, "edge_sampling")
@@ -113,7 +113,7 @@ def ncl_clusters():
     when_imported("recbole.model.general_recommender.ncl", mend)
 
 
-@repair("model/general_recommender/dgcf.py:47", "DGCF draws more items than there are when one batch holds all")
+@repair("model/general_recommender/dgcf.py:51", "DGCF draws more items than there are when one batch holds all")
 def dgcf_samples():
     def mend(dgcf):
         @around(dgcf, "sample_cor_samples")
@@ -121,3 +121,69 @@ def dgcf_samples():
             return upstream(n_users, n_items, min(n_users, n_items, cor_batch_size))
 
     when_imported("recbole.model.general_recommender.dgcf", mend)
+
+
+class RelationMatrices:
+    """``weight[relation]`` as matrices (N, d, d) that are never made: products go relation by relation.
+
+    Stands for a tensor in the operations that RippleNet asks of it: ``view``, ``torch.bmm`` and ``torch.norm``.
+
+    Attributes:
+        weight: a row for each relation, (R, d * d).
+        relation: (N,).
+    """
+
+    def __init__(self, weight, relation):
+        self.weight, self.relation = weight, relation
+        self.shape, self.device = (len(relation), weight.shape[1]), weight.device
+
+    def view(self, *shape):
+        return self
+
+    def products(self, rows, transposed):
+        """``rows`` (N, d), each times its matrix, or times its matrix transposed. (N, d)."""
+        matrices = self.weight.view(len(self.weight), rows.shape[1], rows.shape[1])  # (R, d, d)
+        counts = torch.bincount(self.relation, minlength=len(matrices)).tolist()
+        order = self.relation.argsort(stable=True)
+        grouped = zip(rows[order].split(counts), matrices.mT if transposed else matrices)
+        return torch.cat([group @ matrix for group, matrix in grouped])[order.argsort()]
+
+    def norm(self):
+        """The Euclidean norm of all numbers in all N matrices."""
+        return (
+            (self.weight.square().sum(dim=1) * torch.bincount(self.relation, minlength=len(self.weight))).sum().sqrt()
+        )
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        first, second = args[0], args[-1]
+        if func is torch.norm:
+            return first.norm()
+        if func is torch.bmm and isinstance(first, cls):
+            return first.products(second.squeeze(2), transposed=True).unsqueeze(2)  # (N, d, 1)
+        if func is torch.bmm:
+            return second.products(first.squeeze(1), transposed=False).unsqueeze(1)  # (N, 1, d)
+        return NotImplemented
+
+
+class RelationEmbedding(torch.nn.Embedding):
+    """An embedding whose rows are square matrices."""
+
+    def forward(self, relation):
+        return RelationMatrices(self.weight, relation)
+
+
+@repair(
+    "model/knowledge_aware_recommender/ripplenet.py:180", "RippleNet copies a d x d matrix for each memory of each row"
+)
+def ripplenet_multiplies_by_relation():
+    """At RecBole's defaults these are 4 GB and half a minute a batch; the products need none of them."""
+
+    def mend(ripplenet):
+        @around(ripplenet.RippleNet, "__init__")
+        def init(upstream, self, config, dataset):
+            upstream(self, config, dataset)
+            weight = self.relation_embedding.weight.detach()
+            self.relation_embedding = RelationEmbedding(*weight.shape, _weight=weight)
+
+    when_imported("recbole.model.knowledge_aware_recommender.ripplenet", mend)

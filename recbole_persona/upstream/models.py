@@ -43,7 +43,7 @@ def stale_embeddings():
     AbstractRecommender.load_state_dict = load_state_dict
 
 
-@repair("model/abstract_recommender.py:265", "DSSM makes room for number columns that are not embedded")
+@repair("model/abstract_recommender.py:270", "DSSM makes room for number columns that are not embedded")
 def two_towers_count_what_is_embedded():
     from recbole.model.abstract_recommender import ContextRecommender
 
@@ -95,7 +95,7 @@ def ldiffrec_reads_numbers_alone():
     when_imported(f"{_GENERAL}.ldiffrec", lambda ldiffrec: setattr(ldiffrec, "np", seen_as(np, load=load)))
 
 
-@repair("model/general_recommender/ldiffrec.py:67", "LDiffRec needs kmeans_pytorch, and regroups items at each start")
+@repair("model/general_recommender/ldiffrec.py:70", "LDiffRec needs kmeans_pytorch, and regroups items at each start")
 def ldiffrec_groups():
     def kmeans(X, num_clusters, distance, device):
         from sklearn.cluster import KMeans
@@ -135,6 +135,26 @@ def nncf_communities():
     when_imported(f"{_GENERAL}.nncf", mend)
 
 
+@repair(
+    "model/general_recommender/nncf.py:262",
+    "NNCF's nearest neighbours: the name of the method is taken for a block size",
+)
+def nncf_neighbours():
+    def mend(nncf):
+        upstream = nncf.ComputeSimilarity
+
+        class ComputeSimilarity:
+            def __init__(self, dataMatrix, topk):
+                self.arguments = dataMatrix, topk
+
+            def compute_similarity(self, method):
+                return upstream(*self.arguments, method=method).compute_similarity()
+
+        nncf.ComputeSimilarity = ComputeSimilarity
+
+    when_imported(f"{_GENERAL}.nncf", mend)
+
+
 @repair("model/general_recommender/ract.py:76", "RaCT's lines for the log end in a traceback of the logging module")
 def ract_speaks():
     def info(*parts):
@@ -147,7 +167,7 @@ def ract_speaks():
     when_imported(f"{_GENERAL}.ract", mend)
 
 
-@repair("model/sequential_recommender/ksr.py:84", "KSR multiplies float32 by the float64 of its relation vectors")
+@repair("model/sequential_recommender/ksr.py:92", "KSR multiplies float32 by the float64 of its relation vectors")
 def ksr_in_one_precision():
     def mend(ksr):
         @around(ksr.KSR, "__init__")
@@ -158,7 +178,7 @@ def ksr_in_one_precision():
     when_imported(f"{_SEQUENTIAL}.ksr", mend)
 
 
-@repair("model/sequential_recommender/shan.py:181", "SHAN takes the padding for the latest items when it ranks all")
+@repair("model/sequential_recommender/shan.py:179", "SHAN takes the padding for the latest items when it ranks all")
 def shan_ranks_by_the_latest_items():
     def mend(shan):
         @around(shan.SHAN, "full_sort_predict")
@@ -169,12 +189,12 @@ def shan_ranks_by_the_latest_items():
     when_imported(f"{_SEQUENTIAL}.shan", mend)
 
 
-@repair("utils/case_study.py:51", "full_sort_scores() leaves out `transform`, on which SHAN and BERT4Rec build")
+@repair("utils/case_study.py:56", "full_sort_scores() leaves out `transform`, on which SHAN and BERT4Rec build")
 def case_study_transforms():
     def mend(case_study):
         @around(case_study, "full_sort_scores")
         def full_sort_scores(upstream, uid_series, model, test_data, device=None):
-            transformed = SimpleNamespace(**vars(test_data), dataset=_Transformed(test_data))
+            transformed = SimpleNamespace(**vars(test_data) | {"dataset": _Transformed(test_data)})
             return upstream(uid_series, model, transformed, device)
 
     when_imported("recbole.utils.case_study", mend)
@@ -193,7 +213,7 @@ class _Transformed:
         return self.loader.transform(self.dataset, self.dataset[index])
 
 
-@repair("model/sequential_recommender/core.py:190", "CORE scores single items by another rule than all items")
+@repair("model/sequential_recommender/core.py:185", "CORE scores single items by another rule than all items")
 def core_has_one_score():
     def mend(core):
         def predict(self, interaction):

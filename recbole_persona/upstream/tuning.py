@@ -20,13 +20,13 @@ def parameter_files_are_read():
     importlib.import_module("recbole.trainer.hyper_tuning").eval = literal
 
 
-@repair("trainer/hyper_tuning.py:118", "the exhaustive search hands hyperopt a generator of numpy's old kind")
+@repair("trainer/hyper_tuning.py:117", "the exhaustive search hands hyperopt a generator of numpy's old kind")
 def generators_of_the_new_kind():
     module = importlib.import_module("recbole.trainer.hyper_tuning")
     module.np = seen_as(np, random=seen_as(np.random, RandomState=np.random.default_rng))
 
 
-@repair("trainer/hyper_tuning.py:206", "HyperTuning without hyperopt ends in a traceback")
+@repair("trainer/hyper_tuning.py:219", "HyperTuning without hyperopt ends in a traceback")
 def tuning_names_its_extra():
     @around(importlib.import_module("recbole.trainer.hyper_tuning").HyperTuning, "__init__")
     def init(upstream, *args, **kwargs):

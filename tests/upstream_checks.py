@@ -1,0 +1,522 @@
+"""One check per repair of RecBole: it passes with the repair and fails without it.
+
+As a script, the process in which ``test_upstream_repairs.py`` runs them: each line of standard input names a check, and
+a fork of this process runs it in an empty folder. ``repaired`` forks from a process that has imported
+``recbole_persona``, ``without`` from one that has not, where the fork leaves out the repair of that name.
+"""
+
+import importlib
+import json
+import os
+import pickle
+import sys
+import tempfile
+import traceback
+import types
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from upstream_models import stages, train, write_tiny
+
+CHECKS = {}
+
+
+def check(function):
+    CHECKS[function.__name__] = function
+    return function
+
+
+# What the checks share; RecBole may be imported only inside them.
+
+
+def pieces(name, data="data", **settings):
+    """Config, model, trainer and loaders of a model on the tiny data, before training."""
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    if not Path(data).is_dir():
+        write_tiny(data)
+    model_name, own = stages(name)[-1]
+    config = Config(model=model_name, dataset="tiny", config_dict=own | {"data_path": data} | settings)
+    init_seed(config["seed"], config["reproducibility"])
+    loaders = data_preparation(config, create_dataset(config))
+    model = get_model(config["model"])(config, loaders[0]._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    return types.SimpleNamespace(config=config, model=model, trainer=trainer, train=loaders[0], test=loaders[2])
+
+
+def run(name):
+    write_tiny("data")
+    return train(name, "data", "saved")
+
+
+def saved_and_loaded(name):
+    from recbole.quick_start import load_data_and_model
+    from upstream_models import score
+
+    trained = run(name)
+    config, model, *_, test_data = load_data_and_model(trained.file)
+    assert torch.equal(score(config, model, test_data), trained.scores)
+    return config, model, test_data
+
+
+def rows(loader):
+    return loader.transform(loader._dataset, loader._dataset[: len(loader._dataset)])
+
+
+def assert_user_error(function, *words):
+    from recbole_persona.errors import UserError
+
+    try:
+        function()
+    except UserError as error:
+        assert all(word in str(error) for word in words), error
+    else:
+        raise AssertionError("no UserError")
+
+
+# environment
+
+
+@check
+def numpy_names():
+    run("BPR")
+
+
+@check
+def numpy_owns_its_names():
+    own = np.long = type("long", (), {})
+    pieces("BPR")
+    assert np.long is own
+
+
+@check
+def dok_matrix_update():
+    run("LightGCN")
+
+
+@check
+def ray_when_used():
+    import recbole.quick_start
+
+    recbole.quick_start.quick_start.tune.report(recall=1.0)
+    assert "ray" not in sys.modules
+
+
+@check
+def mixed_precision_without_warnings():
+    warnings.filterwarnings("error", ".*torch.cuda.amp")
+    run("BPR")
+    run("NCL")
+
+
+# checkpoints
+
+
+@check
+def safe_checkpoints():
+    run("BPR")
+
+
+@check
+def one_file_per_trainer():
+    parts = pieces("BPR")
+    files = {type(parts.trainer)(parts.config, parts.model).saved_model_file for _ in range(4)}
+    assert len(files) == 4
+
+
+@check
+def safe_load_data_and_model():
+    saved_and_loaded("BPR")
+
+
+@check
+def modules_in_other_parameter():
+    saved_and_loaded("SASRecF")
+
+
+@check
+def no_pickled_caches():
+    class Bomb:
+        def __reduce__(self):
+            return Path.touch, (Path("ran"),)
+
+    Path("saved").mkdir()
+    Path("saved/tiny-Dataset.pth").write_bytes(pickle.dumps(Bomb()))
+    try:
+        pieces("BPR", checkpoint_dir="saved")
+    finally:
+        assert not Path("ran").exists()
+
+
+# decision trees
+
+
+@check
+def trees_find_their_yaml():
+    assert pieces("XGBoost").config["xgb_params"]["objective"] == "binary:logistic"
+
+
+@check
+def trees_name_their_extra():
+    from recbole.utils import get_model
+
+    for missing in ("lightgbm", "xgboost"):
+        sys.modules[missing] = None
+    assert_user_error(lambda: get_model("XGBoost"), "pip install", "[trees]")
+
+
+@check
+def trees_get_their_data_set():
+    run("LightGBM-onehot")
+
+
+@check
+def trees_see_every_column():
+    parts = pieces("LightGBM")
+    table, _ = parts.trainer._interaction_to_sparse(parts.train)
+    dataset, inter = parts.train._dataset, parts.train._dataset[:]
+    classes = inter["class"]
+    for token in range(1, dataset.num("class")):
+        wanted = (classes == token).any(dim=1).numpy()
+        assert any((column == wanted).all() for column in table.T), token
+    assert any(np.allclose(column, inter["price"][:, 0].numpy()) for column in table.T)
+
+
+@check
+def lightgbm_loads():
+    saved_and_loaded("LightGBM")
+
+
+@check
+def xgboost_loads():
+    saved_and_loaded("XGBoost")
+
+
+@check
+def trees_in_checkpoints():
+    parts = pieces("XGBoost")
+    parts.trainer.fit(parts.train, parts.test)
+    before = parts.trainer.evaluate(parts.test)
+    parts.trainer.temp_best_file = parts.trainer.temp_file = "gone"
+    moved = Path(parts.trainer.saved_model_file).rename("moved.pth")
+    assert parts.trainer.evaluate(parts.test, model_file=str(moved)) == before
+
+
+@check
+def lightgbm_grows_once():
+    parts = pieces("LightGBM", epochs=300)
+    parts.trainer.fit(parts.train, parts.test)
+    assert parts.trainer.epochs == 1
+
+
+# graphs
+
+
+@check
+def kgat_without_dgl():
+    assert "dgl" not in sys.modules
+    run("KGAT")
+    assert "dgl" not in sys.modules
+
+
+@check
+def scatter_without_torch_scatter():
+    run("KGIN")
+    run("MCCLK")
+
+
+@check
+def edges_stay_when_scoring():
+    for name in ("KGIN", "MCCLK"):
+        parts = pieces(name)
+        parts.model.eval()
+        batch = rows(parts.test)
+        assert torch.equal(parts.model.predict(batch), parts.model.predict(batch))
+
+
+@check
+def ncl_clusters():
+    run("NCL")
+    sys.modules["faiss"] = None
+    assert_user_error(lambda: run("NCL"), "faiss", "pip install")
+
+
+@check
+def dgcf_samples():
+    run("DGCF")
+
+
+@check
+def ripplenet_multiplies_by_relation():
+    from recbole.utils import KGDataLoaderState
+
+    parts = pieces("RippleNet")
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    parts.train.set_mode(KGDataLoaderState.RS)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        parts.model.calculate_loss(next(iter(parts.train)))
+    assert max(sizes) < 512 * 16 * 64 * 64 / 10  # rows in a batch, memories, width, width
+
+
+# single models
+
+
+@check
+def nothing_left_out_of_checkpoints():
+    for name, kept in (("KGAT", {"A_in"}), ("NNCF", {"u_neigh", "i_neigh"}), ("SimpleX", {"history_item_id"})):
+        assert kept <= pieces(name).model.other_parameter().keys()
+    saved_and_loaded("KGAT")
+
+
+@check
+def stale_embeddings():
+    for name in ("LightGCN", "KGIN"):
+        model, batch = (parts := pieces(name)).model.eval(), rows(parts.test)
+        before = model.full_sort_predict(batch)
+        model.load_state_dict({key: 2 * value for key, value in model.state_dict().items()})
+        assert not torch.allclose(model.full_sort_predict(batch), before)
+
+
+@check
+def two_towers_count_what_is_embedded():
+    pieces("DSSM", numerical_features=[]).model.predict(rows(pieces("DSSM").test))
+    run("DSSM")
+
+
+@check
+def fwfm_owns_its_weights():
+    parts = pieces("FwFM")
+    before = parts.model.state_dict()["weight"].clone()
+    parts.trainer.fit(parts.train)
+    assert not torch.equal(parts.model.state_dict()["weight"], before)
+
+
+@check
+def kd_dagfm_names_a_teacher():
+    code = "__import__('pathlib').Path('ran').touch"
+    assert_user_error(lambda: pieces("KD_DAGFM", phase="teacher_training", teacher=code), "CrossNet", "CIN")
+    assert not Path("ran").exists()
+
+
+@check
+def ldiffrec_reads_numbers_alone():
+    np.save(write_tiny("data") / "item_emb.npy", np.array([{"any": "object"}], dtype=object))
+    assert_user_error(lambda: pieces("LDiffRec-grouped"), "item_emb.npy")
+
+
+@check
+def ldiffrec_groups():
+    groups = [
+        model.autoencoder.cluster_ids for model in (pieces("LDiffRec-grouped", seed=seed).model for seed in (1, 2))
+    ]
+    assert torch.equal(*groups)
+
+
+@check
+def nncf_communities():
+    sys.modules["community"] = None  # python-louvain, should it be there
+    run("NNCF-louvain")
+
+
+@check
+def nncf_neighbours():
+    run("NNCF-knn")
+
+
+@check
+def ract_speaks():
+    import logging
+
+    heard = []
+    parts = pieces("RaCT", train_stage="actor_pretrain")
+    logging.getLogger().handlers = [handler := logging.Handler()]
+    logging.getLogger().setLevel(logging.INFO)
+    handler.emit = lambda record: heard.append(record.getMessage())
+    parts.model.logger.info("Load pretrained model from", "a file")
+    assert heard == ["Load pretrained model from a file"]
+
+
+@check
+def ksr_in_one_precision():
+    run("KSR")
+
+
+@check
+def shan_ranks_by_the_latest_items():
+    agreement("SHAN")
+
+
+@check
+def core_has_one_score():
+    agreement("CORE")
+
+
+def agreement(name):
+    model, batch = (parts := pieces(name)).model.eval(), rows(parts.test)
+    every = model.full_sort_predict(batch).view(len(batch), -1)
+    torch.testing.assert_close(model.predict(batch), every.gather(1, batch["item_id"].unsqueeze(1)).squeeze(1))
+
+
+@check
+def case_study_transforms():
+    parts = pieces("SHAN")
+    from recbole.utils.case_study import full_sort_scores
+
+    scores = full_sort_scores([2, 1], parts.model, parts.test)
+    batch = rows(parts.test)
+    every = parts.model.full_sort_predict(batch).view(len(batch), -1)
+    for user, row in zip([2, 1], scores):
+        assert torch.equal(row[1:], every[batch["user_id"] == user][0, 1:])
+
+
+@check
+def cpr_predicts():
+    agreement("GRU4RecCPR")
+    agreement("SASRecCPR")
+
+
+@check
+def autoencoders_index_with_tuples():
+    warnings.filterwarnings("error", "Using a non-tuple sequence")
+    torch.set_warn_always(True)
+    for name in ("CDAE", "MacridVAE", "MultiDAE", "MultiVAE", "RaCT", "RecVAE"):
+        stage = {"train_stage": "actor_pretrain"} if name == "RaCT" else {}
+        parts = pieces(name, **stage)
+        parts.model.eval().predict(rows(parts.test))
+
+
+# pandas; the copies of pandas 3 can be had in pandas 2
+
+
+def as_in_pandas_3():
+    warnings.simplefilter("ignore")
+    if int(pd.__version__.split(".")[0]) < 3:
+        pd.options.mode.copy_on_write = True
+
+
+def emptied(column, suffix, text=""):
+    """Write the tiny data with the first value of a column taken away."""
+    file = write_tiny("data") / f"tiny.{suffix}"
+    header, first, *others = file.read_text().splitlines()
+    cells = first.split("\t")
+    cells[[name.split(":")[0] for name in header.split("\t")].index(column)] = text
+    file.write_text("\n".join([header, "\t".join(cells), *others]) + "\n")
+
+
+@check
+def missing_values_are_filled():
+    as_in_pandas_3()
+    emptied("price", "item")
+    dataset = pieces("FM", normalize_field=[]).train._dataset
+    prices = dataset.item_feat["price"][:, 0]
+    given = pd.read_csv("data/tiny/tiny.item", sep="\t")["price:float"]
+    assert torch.isfinite(prices).all()
+    assert prices[dataset.token2id("item_id", "i1")].item() == np.float32(given.mean())
+
+
+@check
+def empty_sequences_are_read():
+    as_in_pandas_3()
+    emptied("class", "item")
+    dataset = pieces("FM").train._dataset
+    first, second = (dataset.item_feat["class"][dataset.token2id("item_id", item)] for item in ("i1", "i2"))
+    assert first.sum() == 0 < second.sum()
+
+
+@check
+def lengths_by_row():
+    with warnings.catch_warnings(record=True) as heard:
+        dataset = pieces("FM").train._dataset
+    assert not [warning for warning in heard if "Series.agg" in str(warning.message)]
+    rows = pd.read_csv("data/tiny/tiny.item", sep="\t")
+    for item, classes in zip(rows["item_id:token"], rows["class:token_seq"]):
+        found = dataset.item_feat["class"][dataset.token2id("item_id", item)]
+        assert [dataset.id2token("class", token.item()) for token in found if token] == classes.split()
+
+
+# tuning
+
+
+@check
+def parameter_files_are_read():
+    from recbole.trainer import HyperTuning
+
+    Path("space.txt").write_text("learning_rate choice [0.1,0.01]\nlayers choice ['[64]','[32,16]']\n")
+    assert HyperTuning(print, params_file="space.txt").max_evals == 4
+    Path("space.txt").write_text("learning_rate choice __import__('pathlib').Path('ran').touch()\n")
+    assert_user_error(lambda: HyperTuning(print, params_file="space.txt"), "choices")
+    assert not Path("ran").exists()
+
+
+@check
+def generators_of_the_new_kind():
+    from recbole.trainer import HyperTuning
+
+    def objective(config_dict, config_file_list):
+        score = config_dict["a"] * config_dict["b"]
+        results = {"best_valid_result": {"score": score}, "test_result": {"score": score}}
+        return {"model": "toy", "best_valid_score": score, "valid_score_bigger": True} | results
+
+    search = HyperTuning(objective, params_dict={"choice": {"a": [1, 2], "b": [3, 5]}}, algo="exhaustive")
+    search.run()
+    assert len(search.params2result) == 4 and search.best_params == {"a": 2, "b": 5}
+
+
+@check
+def tuning_names_its_extra():
+    from recbole.trainer import HyperTuning
+
+    sys.modules["hyperopt"] = None
+    assert_user_error(lambda: HyperTuning(print, params_dict={"choice": {"a": [1]}}), "pip install", "[hyperopt]")
+
+
+def answer(mode) -> None:
+    """For each name of a check on standard input, print the traceback of its failure as JSON, or null."""
+    import networkx  # noqa: F401  (what a fork need not import again)
+    import scipy.sparse  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import torch.utils.tensorboard
+
+    torch.set_num_threads(1)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports half of torch
+    if mode == "repaired":
+        import recbole_persona
+
+        for kind in ("general", "sequential", "context_aware", "knowledge_aware"):
+            importlib.import_module(f"recbole.model.{kind}_recommender")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        name = line.strip()
+        with tempfile.TemporaryDirectory() as folder:
+            if (child := os.fork()) == 0:
+                os.chdir(folder)
+                if mode == "without":
+                    os.environ["RECBOLE_PERSONA_SKIP_REPAIRS"] = name
+                try:
+                    import recbole_persona  # noqa: F401
+
+                    CHECKS[name]()
+                    fault = None
+                except BaseException:
+                    fault = traceback.format_exc()
+                Path("fault.json").write_text(json.dumps(fault))
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            file = Path(folder) / "fault.json"
+            fault = file.read_text() if status == 0 and file.is_file() else json.dumps(f"it ended with status {status}")
+        print(fault, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    answer(sys.argv[1])
