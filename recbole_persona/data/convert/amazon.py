@@ -6,6 +6,7 @@ Lines of 2014 may be Python literals; they are read as literals, never evaluated
 import ast
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> No
     extra = ({"votes": "float"} if votes else {}) | ({"verified": "token"} if verified else {})
     tables.open("inter", INTER | extra | {"summary": "token", "review": "token"})
 
-    def parse(text):
+    def take(text):
         review = record(text)
         item = next((review[key] for key in form.items if review.get(key)), None)
         values = [
@@ -62,11 +63,10 @@ def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> No
         item = token_id(item, f"item ({form.items[0]})")
         tables.interact(user, item, *values, review.get(form.summary), review.get(form.text))
 
-    for _ in lines.read(source, parse):
-        pass
+    lines.each(source, take)
     if items is not None:
-        products = (product for product in lines.read(items, _product) if product[0] in tables.items)
-        tables.describe("item", ITEM, products)
+        with tables.describing("item", ITEM) as write:
+            lines.each(items, lambda text: _describe(text, tables.items, write))
 
 
 def _form(source) -> tuple[Form, dict]:
@@ -88,7 +88,9 @@ def record(text) -> dict:
         value = json.loads(text)
     except (ValueError, RecursionError):
         try:
-            value = ast.literal_eval(text.strip())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of backslashes that escape nothing
+                value = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             raise BadLine("is neither JSON nor a Python literal") from None
     if not isinstance(value, dict):
@@ -107,12 +109,14 @@ def _votes(review) -> tuple[float, float]:
     return (0.0 if found is None else number(str(found).replace(",", ""), "votes")), 0.0
 
 
-def _product(text):
+def _describe(text, reviewed, write):
     product = record(text)
     identifier = token_id(product.get("parent_asin") or product.get("asin"), "item (asin)")
+    if identifier not in reviewed:
+        return  # these files describe the whole shop
     brand = product.get("brand") or product.get("store")
     categories = _names(product.get("categories") or product.get("category"))
-    return identifier, product.get("title"), brand, list(categories), _price(product.get("price"))
+    write((identifier, product.get("title"), brand, list(categories), _price(product.get("price"))))
 
 
 def _names(categories):

@@ -25,7 +25,7 @@ MANIFEST = "convert.json"
 LONGEST = 131_072  # characters in a cell that Python's csv module reads, and so RecBole
 _SEPARATORS = re.compile("[\t\n\r\0]")
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON can spell and UTF-8 cannot
-_NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_NOT_WRITTEN = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def text_cell(text) -> str:
@@ -55,6 +55,8 @@ def token_id(value, what) -> str:
         raise BadLine(f"the {what} is empty")
     if token in STR_NA_VALUES:
         raise BadLine(f"the {what} is {token!r}, which RecBole reads as an empty cell")
+    if len(token) > LONGEST:
+        raise BadLine(f"the {what} has {len(token):,} characters")
     return token
 
 
@@ -118,19 +120,23 @@ class Tables:
         self.items[item] = self.items.get(item, 0) + 1
         self.interactions += 1
 
-    def describe(self, suffix: str, columns: dict[str, str], rows) -> None:
-        """Write ``.user`` or ``.item``: rows that begin with an id, each id once, then ids that have no row.
+    @contextmanager
+    def describing(self, suffix: str, columns: dict[str, str]):
+        """Give a function that writes one row of ``.user`` or ``.item``: the id and the columns; each id once.
 
-        RecBole drops interactions whose user or item has no row, so each of them gets one.
+        RecBole drops interactions whose user or item has no row, so at the end those get an empty one.
         """
         table = self.open(suffix, {f"{suffix}_id": "token", **columns})
         missing = dict.fromkeys(self.users if suffix == "user" else self.items)
         written = set()
-        for row in rows:
+
+        def write(row):
             if row[0] not in written:
                 table.write(row)
                 written.add(row[0])
                 missing.pop(row[0], None)
+
+        yield write
         for identifier in missing:
             table.write((identifier, *((() if kind == "token_seq" else None) for kind in columns.values())))
 
@@ -145,6 +151,8 @@ def replaced_together(folder: Path, name: str, manifest: dict):
     Raises:
         UserError: the disk is full, another process converts into this folder, or it holds a data set made by others.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a folder; choose another --name or --out.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)

@@ -15,7 +15,7 @@ def inputs(source: Path, items: Path | None = None) -> list[Path]:
 def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> None:
     """Write ``.inter``, and with a table of artists (id, name, …; ``artists.dat``) ``.item``."""
 
-    def parse(text):
+    def take(text):
         cells = text.split("\t")
         if len(cells) != 3:
             raise BadLine(f"has {len(cells)} cells, not user, artist and plays with a tab between them")
@@ -25,12 +25,13 @@ def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> No
         cells = text.split("\t")
         if len(cells) < 2:
             raise BadLine("has no tab between an artist and a name")
-        return token_id(cells[0], "artist"), cells[1]
+        identifier = token_id(cells[0], "artist")
+        if identifier in tables.items:
+            write((identifier, cells[1]))
 
     tables.open("inter", INTER)
     last = first_line(source).split("\t")[-1].strip()
-    for _ in lines.read(source, parse, skip=0 if last.isdecimal() else 1):
-        pass
+    lines.each(source, take, skip=0 if last.isdecimal() else 1)
     if items is not None:
-        played = (row for row in lines.read(items, artist, skip=1) if row[0] in tables.items)
-        tables.describe("item", {"artist_name": "token"}, played)
+        with tables.describing("item", {"artist_name": "token"}) as write:
+            lines.each(items, artist, skip=1)

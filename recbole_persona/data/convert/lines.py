@@ -34,11 +34,11 @@ class Lines:
         self.n_left_out = 0
         self.left_out = []
 
-    def read(self, path, parse, encoding="utf-8", skip=0):
-        """``parse(text)`` of every line that is not blank, without its end.
+    def each(self, path, take, encoding="utf-8", skip=0) -> None:
+        """Call ``take(text)`` with every line that is not blank, without its end.
 
         Args:
-            parse: from the text of a line to anything; raises :class:`BadLine`.
+            take: raises :class:`BadLine`, before it has written anything of the line.
             skip: lines at the beginning that are passed over (a header).
 
         Raises:
@@ -48,11 +48,9 @@ class Lines:
             if number <= skip or not line.strip():
                 continue
             try:
-                row = parse(_text(line, encoding))
+                take(_text(line, encoding))
             except BadLine as fault:
                 self.reject(path, number, fault)
-            else:
-                yield row
 
     def reject(self, path, number, why) -> None:
         """Take note of a bad line; UserError where they are refused."""
@@ -116,7 +114,8 @@ def _opened(path):
 
 def _progress(path):
     # disable=None: no bar where the screen is no terminal
-    return tqdm(total=os.path.getsize(path), desc=path.name, unit="B", unit_scale=True, file=sys.stderr, disable=None)
+    size = os.path.getsize(path)
+    return tqdm(total=size, desc=path.name, unit="B", unit_scale=True, file=sys.stderr, leave=False, disable=None)
 
 
 def _text(line, encoding):
@@ -129,7 +128,7 @@ def _text(line, encoding):
 def number(text, what) -> float:
     """A finite number; BadLine names ``what`` it should have been."""
     try:
-        value = float(text)
+        value = float("" if "_" in str(text) else text)  # Python reads 1_000
     except (TypeError, ValueError, OverflowError):
         value = float("nan")
     if isinstance(text, bool) or not abs(value) < float("inf"):

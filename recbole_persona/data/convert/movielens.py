@@ -37,20 +37,19 @@ def inputs(source: Path) -> list[Path]:
 
 def convert(source: Path, lines: Lines, tables) -> None:
     files = {path.name: path for path in inputs(source)}
-    form = next(form for form in (_ml_100k, _ml_1m, _csv) if f"{form.ratings}" in files)
-    form(files, lines, tables)
+    form = {"u.data": _ml_100k, "ratings.dat": _ml_1m, "ratings.csv": _csv}
+    form[next(iter(files))](files, lines, tables)
 
 
 def _ratings(lines, tables, path, split, skip=0):
-    def parse(text):
+    def take(text):
         user, item, rating, time = _cells(split(text), 4)
         tables.interact(
             token_id(user, "user"), token_id(item, "item"), number(rating, "rating"), number(time, "timestamp")
         )
 
     tables.open("inter", INTER)
-    for _ in lines.read(path, parse, skip=skip):
-        pass
+    lines.each(path, take, skip=skip)
 
 
 def _ml_100k(files, lines, tables):
@@ -59,10 +58,10 @@ def _ml_100k(files, lines, tables):
 
     def genre(text):
         name, place = _cells(text.split("|"), 2)
-        return int(number(place, "place of the genre")), name
+        genres[int(number(place, "place of the genre"))] = name
 
     if "u.genre" in files:
-        genres = dict(lines.read(files["u.genre"], genre))
+        lines.each(files["u.genre"], genre)
 
     def movie(text):
         identifier, title, _, _, _, *flags = _cells(text.split("|"), 5, at_least=True)
@@ -74,9 +73,11 @@ def _ml_100k(files, lines, tables):
         return token_id(identifier, "user"), *values
 
     if "u.item" in files:
-        tables.describe("item", ITEM, lines.read(files["u.item"], movie, "latin-1"))
+        with tables.describing("item", ITEM) as write:
+            lines.each(files["u.item"], lambda text: write(movie(text)), "latin-1")
     if "u.user" in files:
-        tables.describe("user", USER, lines.read(files["u.user"], user, "latin-1"))
+        with tables.describing("user", USER) as write:
+            lines.each(files["u.user"], lambda text: write(user(text)), "latin-1")
 
 
 def _ml_1m(files, lines, tables):
@@ -89,19 +90,18 @@ def _ml_1m(files, lines, tables):
     if "movies.dat" in files:
         # ml-1m is latin-1; ml-10m, of the same form, is UTF-8
         encoding = "utf-8" if _is_utf8(files["movies.dat"]) else "latin-1"
-        movies = lines.read(files["movies.dat"], lambda text: _movie(text.split("::")), encoding)
-        tables.describe("item", ITEM, movies)
+        with tables.describing("item", ITEM) as write:
+            lines.each(files["movies.dat"], lambda text: write(_movie(text.split("::"))), encoding)
     if "users.dat" in files:
-        tables.describe("user", USER, lines.read(files["users.dat"], user, "latin-1"))
+        with tables.describing("user", USER) as write:
+            lines.each(files["users.dat"], lambda text: write(user(text)), "latin-1")
 
 
 def _csv(files, lines, tables):
     _ratings(lines, tables, files["ratings.csv"], _csv_cells, skip=1)
     if "movies.csv" in files:
-        tables.describe("item", ITEM, lines.read(files["movies.csv"], lambda text: _movie(_csv_cells(text)), skip=1))
-
-
-_ml_100k.ratings, _ml_1m.ratings, _csv.ratings = "u.data", "ratings.dat", "ratings.csv"
+        with tables.describing("item", ITEM) as write:
+            lines.each(files["movies.csv"], lambda text: write(_movie(_csv_cells(text))), skip=1)
 
 
 def _movie(cells):

@@ -96,12 +96,14 @@ def _write_items(lines, tables, attributes, attribute_names, titles):
     ids = _attributes(attributes) if attributes else {}
     name_of = _pairs(lines, attribute_names) if attribute_names else {}
 
-    def row(item):
-        title = [title_of.get(item)] if titles else []
-        names = [[name_of.get(str(one), str(one)) for one in ids.get(item, ())]] if attributes else []
-        return item, *title, *names
-
-    tables.describe("item", columns, map(row, tables.items))
+    with tables.describing("item", columns) as write:
+        for item in tables.items:
+            title = [title_of.get(item)] if titles else []
+            names = [[name_of.get(str(one), str(one)) for one in ids.get(item, ())]] if attributes else []
+            try:
+                write((item, *title, *names))
+            except BadLine as fault:
+                raise UserError(f"The item {item} has too much to tell in {attributes or titles}: {fault}.") from None
 
 
 def _pairs(lines, path) -> dict[str, str]:
@@ -109,13 +111,16 @@ def _pairs(lines, path) -> dict[str, str]:
     if "\t" not in first_line(path):
         raise UserError(f"{path} must begin with a header of at least two columns, separated by a tab.")
 
-    def parse(text):
+    values = {}
+
+    def take(text):
         cells = text.split("\t")
         if len(cells) < 2:
             raise BadLine("has no tab")
-        return cells[0].strip(), cells[1]
+        values[cells[0].strip()] = cells[1]
 
-    return dict(lines.read(path, parse, skip=1))
+    lines.each(path, take, skip=1)
+    return values
 
 
 def _attributes(path) -> dict[str, list]:
