@@ -79,7 +79,7 @@ def slow_score(model, settings, user, item):
     weights = slow_weights(model, settings, user, item)
     personas, vector = model.personas(torch.tensor([user]))[0], model.item_embedding.weight[item]
     pooled = sum(weight * persona for weight, persona in zip(weights, personas))
-    return pooled @ vector + (model.item_bias.weight[item, 0] if model.item_bias is not None else 0.0)
+    return pooled @ vector + (model.item_bias[item] if model.item_bias is not None else 0.0)
 
 
 def slow_loss(model, settings, interaction):
@@ -185,12 +185,12 @@ def test_gradients_reach_every_parameter(variant, attention, n_personas, negativ
 def test_one_persona_is_matrix_factorisation():
     model = small_model(n_personas=1)
     users, rows = model.persona_embedding.weight, batch()
-    expected = users @ model.item_embedding.weight.T + model.item_bias.weight[:, 0]
+    expected = users @ model.item_embedding.weight.T + model.item_bias
     torch.testing.assert_close(model.predict(rows), expected[rows["user_id"], rows["item_id"]])
     assert {name for name, _ in model.named_parameters()} == {
         "persona_embedding.weight",
         "item_embedding.weight",
-        "item_bias.weight",
+        "item_bias",
     }
 
 
@@ -200,7 +200,7 @@ def test_identical_personas_score_and_cost_as_one():
     with torch.no_grad():
         three.persona_embedding.weight.copy_(one.persona_embedding.weight.repeat(1, 3))
         three.item_embedding.weight.copy_(one.item_embedding.weight)
-        three.item_bias.weight.copy_(one.item_bias.weight)
+        three.item_bias.copy_(one.item_bias)
     torch.testing.assert_close(one.calculate_loss(batch()), three.calculate_loss(batch()))
 
 
@@ -246,12 +246,12 @@ def test_padding_and_unknown_users():
     assert not model.item_embedding.weight[0].any() and not model.persona_embedding.weight[[0, 11]].any()
     assert model.persona_embedding.weight[1:11].abs().sum(dim=1).all()
     model.calculate_loss(batch(40)).backward()
-    assert not model.item_embedding.weight.grad[0].any() and not model.item_bias.weight.grad[0].any()
+    assert not model.item_embedding.weight.grad[0].any() and not model.item_bias.grad[0].any()
     with torch.no_grad():
-        model.item_bias.weight.normal_()
+        model.item_bias.normal_()
     for user in (0, 11):
         scores = model.full_sort_predict(Interaction({"user_id": torch.tensor([user])}))
-        torch.testing.assert_close(scores, model.item_bias.weight[:, 0].detach())
+        torch.testing.assert_close(scores, model.item_bias.detach())
 
 
 @pytest.mark.parametrize("variant, attention, n_personas", SWITCHES)
@@ -327,7 +327,7 @@ def test_folding_in_depends_on_the_history_and_the_seed_alone(variant, attention
     torch.testing.assert_close(personas, single)
     assert not torch.equal(model.fold_in(HISTORIES, steps=5, seed=7), personas)
     assert not personas[2].any() and personas[[0, 1, 3]].any(dim=-1).all()
-    torch.testing.assert_close(model.score_all(personas)[2], model.item_bias.weight[:, 0].detach())
+    torch.testing.assert_close(model.score_all(personas)[2], model.item_bias.detach())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.fold_in([[]]).shape == (1, n_personas, 6)

@@ -64,6 +64,13 @@ class PersonaAttention(nn.Module):
         return weights
 
 
+def respond(personas, items):
+    """What each persona says of each item, p_k . q: (B, K, d) and (B, N, d) or (N, d) -> (B, K, N)."""
+    if personas.shape[1] == 1 and items.dim() == 3:  # a batched product pays for every row of its batch
+        return (personas * items).sum(dim=2).unsqueeze(1)
+    return personas @ items.mT
+
+
 def mixture_entropy(weights):
     """Entropy in nats of persona weights: (B, K, N) -> (B, N)."""
     return torch.special.entr(weights.clamp_min(1e-12)).sum(dim=1)  # at 0 the entropy has an infinite slope

@@ -7,6 +7,8 @@ diversified attentive user profiles, UMUAI 2023 (``variant: journal``). Equation
 Shapes: B rows, U users, K personas, N candidate items, I items (padding included), d dimensions.
 """
 
+from typing import NamedTuple
+
 import torch
 from recbole.model.abstract_recommender import GeneralRecommender
 from recbole.utils import InputType
@@ -16,12 +18,24 @@ from torch.utils.checkpoint import checkpoint
 from recbole_persona.data.sampling import NegativeSampler, negative_weights
 from recbole_persona.errors import UserError
 from recbole_persona.layers.explanation import Explanation
-from recbole_persona.layers.personas import ATTENTIONS, VARIANTS, PersonaAttention, mixture_entropy
+from recbole_persona.layers.personas import ATTENTIONS, VARIANTS, PersonaAttention, mixture_entropy, respond
 
 INIT_STD = 0.1  # of personas and items
 FOLD_STEPS, FOLD_RATE = 100, 0.05  # of fold_in
 TRAINING_TILE = 2**24  # U x K x I responses that training holds at a time
 SCORING_TILE = {"cpu": (32, 2048), "cuda": (1024, 2**14)}  # U x I at a time; on a CPU K of them stay in the cache
+
+
+class Candidates(NamedTuple):
+    """Items to score: their own in every row (B, N, ...), or the same for all rows (N, ...)."""
+
+    vectors: torch.Tensor  # (B, N, d) or (N, d)
+    keys: torch.Tensor | None  # (B, N, a) or (N, a), for the attention
+    bias: torch.Tensor | None  # (B, N) or (N,)
+
+    def part(self, columns):
+        """Some of the items that are the same for all rows."""
+        return Candidates(*(None if value is None else value[columns] for value in self))
 
 
 class AMPCF(GeneralRecommender):
@@ -49,7 +63,7 @@ class AMPCF(GeneralRecommender):
 
         self.persona_embedding = nn.Embedding(self.n_users, self.n_personas * self.embedding_size)
         self.item_embedding = nn.Embedding(self.n_items, self.embedding_size, padding_idx=0)
-        self.item_bias = nn.Embedding(self.n_items, 1) if config["item_bias"] else None
+        self.item_bias = nn.Parameter(torch.zeros(self.n_items)) if config["item_bias"] else None
         self.attention = PersonaAttention(
             self.embedding_size,
             self.n_personas,
@@ -68,9 +82,8 @@ class AMPCF(GeneralRecommender):
         nn.init.normal_(self.persona_embedding.weight, std=INIT_STD)
         nn.init.normal_(self.item_embedding.weight, std=INIT_STD)
         self.item_embedding.weight[0] = 0
-        for table in (self.item_bias, self.mixture):
-            if table is not None:
-                nn.init.zeros_(table.weight)
+        if self.mixture is not None:
+            nn.init.zeros_(self.mixture.weight)
         unknown = torch.ones(self.n_users, dtype=torch.bool)
         unknown[users] = False
         self.persona_embedding.weight[unknown] = 0  # such a user gets the items in the order of their bias
@@ -84,27 +97,25 @@ class AMPCF(GeneralRecommender):
     def _mixture(self, user):
         return self.mixture(user) if self.mixture is not None else None
 
-    def _bias(self, item):
-        return self.item_bias(item).squeeze(-1) if self.item_bias is not None else 0.0
+    def _candidates(self, item):
+        """Items to score, by id (B, N)."""
+        vectors = self.item_embedding(item)  # (B, N, d)
+        bias = self.item_bias[item] if self.item_bias is not None else None
+        return Candidates(vectors, self.attention.keys(vectors), bias)
 
-    def _score(self, personas, items, keys, bias, mixture):
-        """Scores (B, N) of candidates and persona weights (B, K, N), or (B, K, 1) where the candidate has no say.
+    def _all_items(self):
+        vectors = self.item_embedding.weight  # (I, d)
+        return Candidates(vectors, self.attention.keys(vectors), self.item_bias)
 
-        Args:
-            personas: (B, K, d).
-            items: (B, N, d), or (N, d) for the same candidates in every row.
-            keys: of the items, for the attention.
-            bias: (B, N), (N,) or 0.
-            mixture: (B, K) or None.
+    def _score(self, personas, candidates, mixture):
+        """Scores (B, N) of the candidates of personas (B, K, d), and their weights (B, K, N), or (B, K, 1) if all are equal.
+
+        ``mixture``: (B, K) or None.
         """
-        responses = personas @ items.mT  # (B, K, N)
-        weights = self.attention(personas, keys, responses, mixture)
-        return (weights * responses).sum(dim=1) + bias, weights
-
-    def _score_ids(self, personas, item, mixture):
-        """As :meth:`_score`, for item ids (B, N)."""
-        items = self.item_embedding(item)  # (B, N, d)
-        return self._score(personas, items, self.attention.keys(items), self._bias(item), mixture)
+        responses = respond(personas, candidates.vectors)  # (B, K, N)
+        weights = self.attention(personas, candidates.keys, responses, mixture)
+        scores = (weights * responses).sum(dim=1) if self.n_personas > 1 else responses.squeeze(1)
+        return scores if candidates.bias is None else scores + candidates.bias, weights
 
     # The loss: alpha L + (1 - alpha) (lambda_p H_pos - lambda_n H_neg) + reg_weight / 2 (sum_k a_ijk |p_ik|² + |q_j|²)
 
@@ -119,13 +130,15 @@ class AMPCF(GeneralRecommender):
 
     def _losses_over_sample(self, personas, item, negatives, mixture):
         """(B,) losses of personas (B, K, d) that chose item (B,) and not negatives (B, N)."""
-        candidates = torch.cat([item.unsqueeze(1), negatives], dim=1)  # (B, 1 + N)
-        scores, weights = self._score_ids(personas, candidates, mixture)
+        candidates = self._candidates(torch.cat([item.unsqueeze(1), negatives], dim=1))  # 1 + N of them
+        scores, weights = self._score(personas, candidates, mixture)
         loss = self.alpha * (scores.logsumexp(dim=1) - scores[:, 0])
         if self.has_entropies:
             entropy = mixture_entropy(weights).expand_as(scores)
             loss = loss + self._entropies(entropy[:, 0], entropy[:, 1:].mean(dim=1))
-        return loss + self._penalty(personas, weights[:, :, 0], item)
+        if self.reg_weight:
+            loss = loss + self._penalty(weights[:, :, 0], _squares(personas), _squares(candidates.vectors[:, 0]))
+        return loss
 
     def _losses_over_all(self, personas, row, item, mixture):
         """(B,) losses of users with personas (U, K, d), of whom number ``row`` (B,) chose ``item`` (B,) of all items.
@@ -149,33 +162,30 @@ class AMPCF(GeneralRecommender):
         return torch.cat(losses)[torch.cat(places).argsort()]
 
     def _tile_losses(self, personas, row, item, mixture):
-        items = self.item_embedding.weight[1:]  # without the padding item
-        bias = self.item_bias.weight[1:, 0] if self.item_bias is not None else 0.0
-        scores, weights = self._score(personas, items, self.attention.keys(items), bias, mixture)  # (U, I - 1)
-        loss = self.alpha * (scores.logsumexp(dim=1)[row] - scores[row, item - 1])
+        items, place = self._all_items().part(slice(1, None)), item - 1  # without the padding item
+        scores, weights = self._score(personas, items, mixture)  # (U, I - 1)
+        loss = self.alpha * (scores.logsumexp(dim=1)[row] - scores[row, place])
         if self.has_entropies:
             entropy = mixture_entropy(weights).expand_as(scores)
-            loss = loss + self._entropies(entropy[row, item - 1], entropy.mean(dim=1)[row])
-        weights = weights.expand(-1, -1, len(items))[row, :, item - 1]  # (B, K)
-        return loss + self._penalty(personas, weights, item, row)
+            loss = loss + self._entropies(entropy[row, place], entropy.mean(dim=1)[row])
+        if self.reg_weight:
+            shares = weights.expand(-1, -1, scores.shape[1])[row, :, place]  # (B, K)
+            loss = loss + self._penalty(shares, _squares(personas)[row], _squares(items.vectors)[place])
+        return loss
 
     def _entropies(self, positive, negative):
         return (1 - self.alpha) * (self.lambda_p * positive - self.lambda_n * negative)
 
-    def _penalty(self, personas, weights, item, row=None):
-        """(B,): a persona pays for its length by the share (B, K) that it had in the choice of the item (B,)."""
-        if not self.reg_weight:
-            return 0.0
-        lengths = personas.square().sum(dim=2)  # (B, K)
-        users = (weights * (lengths if row is None else lengths[row])).sum(dim=1)
-        return self.reg_weight / 2 * (users + self.item_embedding(item).square().sum(dim=1))
+    def _penalty(self, shares, personas, item):
+        """(B,): a persona pays for its squared length (B, K) by its share (B, K) in the choice, the item for its own (B,)."""
+        return self.reg_weight / 2 * ((shares * personas).sum(dim=1) + item)
 
     # Scores for RecBole, and for personas that need no user id
 
     def predict(self, interaction):
         """(B,) scores of (user, item) rows."""
         user, item = interaction[self.USER_ID], interaction[self.ITEM_ID]
-        return self._score_ids(self.personas(user), item.unsqueeze(1), self._mixture(user))[0].squeeze(1)
+        return self._score(self.personas(user), self._candidates(item.unsqueeze(1)), self._mixture(user))[0].squeeze(1)
 
     def full_sort_predict(self, interaction):
         """(B * I,) scores of all items for the users of the rows."""
@@ -188,22 +198,16 @@ class AMPCF(GeneralRecommender):
 
         The K x I responses of a user are held for one tile of users and items at a time.
         """
-        items = self.item_embedding.weight  # (I, d)
-        keys = self.attention.keys(items)
-        bias = self.item_bias.weight[:, 0] if self.item_bias is not None else 0.0
-        n_users, n_items = SCORING_TILE[items.device.type]
-        scores = items.new_empty(len(personas), self.n_items)
+        items = self._all_items()
+        n_users, n_items = SCORING_TILE[personas.device.type]
+        scores = items.vectors.new_empty(len(personas), self.n_items)
         for left in range(0, self.n_items, n_items):
             columns = slice(left, left + n_items)
+            tile = items.part(columns)
             for top in range(0, len(personas), n_users):
                 users = slice(top, top + n_users)
-                scores[users, columns] = self._score(
-                    personas[users],
-                    items[columns],
-                    None if keys is None else keys[columns],
-                    bias[columns] if self.item_bias is not None else 0.0,
-                    None if mixture is None else mixture[users],
-                )[0]
+                mixed = None if mixture is None else mixture[users]
+                scores[users, columns] = self._score(personas[users], tile, mixed)[0]
         return scores
 
     # Explanations
@@ -214,7 +218,7 @@ class AMPCF(GeneralRecommender):
 
     def weights_for(self, personas, item, mixture=None):
         """(B, K) weights of ``personas`` (B, K, d) for ``item`` (B,)."""
-        return self._score_ids(personas, item.unsqueeze(1), mixture)[1].squeeze(-1)
+        return self._score(personas, self._candidates(item.unsqueeze(1)), mixture)[1].squeeze(-1)
 
     def explain(self, interaction):
         """The personas of each row's user and their weights for its item; they pool to x_ij, which makes the score."""
@@ -224,7 +228,8 @@ class AMPCF(GeneralRecommender):
     def score_pooled(self, interaction, pooled):
         """(B,) scores x_ij . q_j + b_j of pooled vectors x (B, d) for the items of the rows."""
         item = interaction[self.ITEM_ID]
-        return (pooled * self.item_embedding(item)).sum(dim=1) + self._bias(item)
+        scores = (pooled * self.item_embedding(item)).sum(dim=1)
+        return scores if self.item_bias is None else scores + self.item_bias[item]
 
     # New users
 
@@ -274,6 +279,10 @@ class AMPCF(GeneralRecommender):
         settings = self.sampling
         weights = negative_weights(self._training_items, self.n_items, settings["distribution"], settings["alpha"])
         return NegativeSampler(row, item, n_rows, self.n_items, weights)
+
+
+def _squares(vectors):
+    return vectors.square().sum(dim=-1)
 
 
 def _check(config):
