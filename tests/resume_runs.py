@@ -126,7 +126,7 @@ def same(a, b, where):
             same(a._indices(), b._indices(), where)
             same(a._values(), b._values(), where)
         else:
-            same(a.numpy(), b.numpy(), where)
+            same(a.detach().numpy(), b.detach().numpy(), where)
     elif isinstance(a, np.ndarray):
         assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes(), f"{where} differs"
     elif hasattr(a, "tocsr"):

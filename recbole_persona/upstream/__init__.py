@@ -8,9 +8,10 @@ Repairs of modules that are imported late wait for the import (``when_imported``
 
 # first of all: recbole can be imported only where numpy and ray are mended
 from recbole_persona.upstream import environment  # noqa: F401  isort: skip
+from recbole_persona.upstream.pickled import convert_checkpoint
 from recbole_persona.upstream.repair import REPAIRS, applied, apply_all, replace_everywhere, when_imported
 
-__all__ = ["REPAIRS", "applied", "apply", "replace_everywhere", "when_imported"]
+__all__ = ["REPAIRS", "applied", "apply", "convert_checkpoint", "replace_everywhere", "when_imported"]
 
 
 def apply() -> None:

@@ -19,17 +19,17 @@ from recbole_persona.upstream.files import save_tree
 from recbole_persona.upstream.tree import ModuleState, config_of
 
 # Whatever else a file calls, it is refused at once. Modules hold their loggers, which are passed over.
-_FAMILIES = {"torch", "numpy", "scipy", "recbole", "collections", "_codecs", "builtins", "__builtin__", "copyreg", "logging"}
+_FAMILIES = set("torch numpy scipy recbole collections _codecs builtins __builtin__ copyreg logging".split())
 _STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
-    "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
     "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
 }  # fmt: skip
 
 _DAMAGE = (
     pickle.UnpicklingError, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError,
-    StopIteration,
+    StopIteration, MemoryError, OverflowError, RecursionError, NotImplementedError,
 )  # fmt: skip
 
 
@@ -94,11 +94,11 @@ def convert_checkpoint(source, target) -> None:
             f"{source} cannot be read: it is truncated, or was not written by the torch.save of torch 1.6 or newer."
         ) from None
     except _Refused as refused:
-        raise UserError(f"{source} was not converted: it holds {refused}, which may be no part of a checkpoint.") from None
+        raise UserError(f"{source} was not converted: it holds {refused}, which is no plain value.") from None
     except _DAMAGE as error:
         raise UserError(f"{source} was not converted: it is damaged or no checkpoint ({error}).") from None
     if not isinstance(checkpoint, dict) or not {"config", "state_dict"} <= checkpoint.keys():
-        raise UserError(f"{source} was not converted: it is no checkpoint of RecBole, which has a config and a state_dict.")
+        raise UserError(f"{source} was not converted: it is no checkpoint of RecBole (config and state_dict).")
     if isinstance(checkpoint["state_dict"], str):
         raise UserError(f"{source} was not converted: its trees are in another file ({checkpoint['state_dict']}).")
     save_tree({"state_dict": checkpoint.pop("state_dict"), **checkpoint}, target)
@@ -232,8 +232,8 @@ class _Values:
     def coo(self, layout, parts):
         if layout.args != ("torch.sparse_coo",):
             raise _Refused(f"{layout.name}{layout.args}")
-        indices, values, size, *coalesced = self.value(parts)
-        return torch.sparse_coo_tensor(indices, values, size, is_coalesced=bool(coalesced[:1] == [True]), check_invariants=True)
+        indices, values, size, *more = self.value(parts)  # older files do not say whether it is coalesced
+        return torch.sparse_coo_tensor(indices, values, size, is_coalesced=more == [True], check_invariants=True)
 
 
 _TORCH = {
