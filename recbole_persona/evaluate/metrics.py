@@ -9,8 +9,7 @@ from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
-from recbole.evaluator.base_metric import AbstractMetric
-from recbole.utils import EvaluatorType
+from recbole.evaluator.base_metric import TopkMetric
 
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.distances import DISTANCES
@@ -20,19 +19,14 @@ from recbole_persona.evaluate.ruler import SVD_DIM
 _CELLS = 4_000_000  # numbers held at once: what bounds the memory
 
 
-class ListMetric(AbstractMetric, ABC):
+class ListMetric(TopkMetric, ABC):
     """A metric whose value at ``k`` is the mean over cases of a value of the first ``k`` recommendations.
 
     Args:
         config: RecBole's ``Config``.
     """
 
-    metric_type = EvaluatorType.RANKING
     name: str
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.topk = config["topk"]
 
     @abstractmethod
     def at(self, k, lists, struct) -> np.ndarray:
