@@ -7,6 +7,7 @@ sentence and status 2.
 import argparse
 import errno
 import importlib
+import os
 import sys
 
 from recbole_persona.errors import UserError
@@ -23,6 +24,8 @@ COMMANDS = {
 
 def main(argv=None) -> int:
     """Run one command line; returns the exit status (0 well, 2 a mistake of the user, 130 interrupted)."""
+    if argv is None:
+        sys.path.append(os.getcwd())  # --model=my_model:MyModel finds a file in the working folder
     argv = sys.argv[1:] if argv is None else list(argv)
     if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
         argv.insert(0, "run")  # as RecBole's users type it: run_recbole_persona.py --model=…

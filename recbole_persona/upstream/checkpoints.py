@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
+from recbole.utils import init_seed
 
 from recbole_persona.upstream.files import load_tree, save_tree
 from recbole_persona.upstream.repair import repair, replace_everywhere, seen_as, when_imported
@@ -52,10 +53,16 @@ def one_file_per_trainer():
 @repair("quick_start/quick_start.py:250", "load_data_and_model() unpickles the checkpoint")
 def safe_load_data_and_model():
     quick_start = importlib.import_module("recbole.quick_start.quick_start")
-    upstream = quick_start.load_data_and_model
+    upstream, create_dataset = quick_start.load_data_and_model, quick_start.create_dataset
+
+    def of_the_run(config):
+        if config["run_dir"]:  # a run's split depends on split_seed; the upstream body has just set seed
+            init_seed(config["split_seed"], config["reproducibility"])
+        return create_dataset(config)
 
     def load_data_and_model(model_file):
-        with patch.object(torch, "load", _load):  # the upstream body imports torch by itself
+        # the upstream body imports torch by itself
+        with patch.object(torch, "load", _load), patch.object(quick_start, "create_dataset", of_the_run):
             return upstream(model_file)
 
     load_data_and_model.__doc__ = upstream.__doc__
