@@ -110,7 +110,7 @@ def _header(file, separator, encoding) -> list[str]:
     """The column names of an atomic file, without their types; none when there is no file."""
     if not file.is_file():
         return []
-    with file.open(encoding=encoding) as lines:
+    with file.open(encoding=encoding, errors="replace") as lines:
         return [column.partition(":")[0] for column in lines.readline().rstrip("\r\n").split(separator)]
 
 

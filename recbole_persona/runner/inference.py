@@ -62,7 +62,7 @@ def recommend_batches(
     loaded = load(run_dir, config_dict)
     people = find_people(loaded, users, history, skip_unknown)
     texts = item_texts(loaded.config, title_field)
-    parts = batches(np.arange(len(people.labels)), loaded.dataset.item_num)
+    parts = batches(np.arange(len(people.labels)), loaded.dataset.item_num, loaded.config["eval_batch_size"])
     for members in tqdm(parts, desc="users", unit="batch", disable=len(parts) == 1 or not sys.stderr.isatty()):
         yield _ranked(loaded, people, members, topk, mask_history, texts)
 
@@ -118,8 +118,8 @@ def explain(
 
         - ``user, rank, item, title, score``: the rank is that among the unseen items;
         - ``persona, name, share``: index, name and weight of the persona with the largest weight;
-        - ``personas``: ``{persona, name, weight, history}`` of every one; the weights are those that made the score, and
-          sum to one; ``history`` counts the training interactions for which the persona has the largest weight;
+        - ``personas``: ``{persona, name, weight, history}`` of every one; the weights made the score and sum to one;
+          ``history`` counts the training interactions for which the persona has the largest weight;
         - ``because``: the training interactions that the persona attends to most, ``{item, title, weight}``;
         - ``verb``: what the user did with them (``watched``, ``read``, ``chose``).
 

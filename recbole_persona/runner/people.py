@@ -12,7 +12,14 @@ from recbole.data.interaction import Interaction
 
 from recbole_persona.errors import UserError
 from recbole_persona.layers.explanation import Explanation
-from recbole_persona.runner.ranking import all_scores, history_row, is_sequential, last_rows, user_rows
+from recbole_persona.runner.ranking import (
+    ONLY_KNOWN,
+    all_scores,
+    history_row,
+    is_sequential,
+    last_rows,
+    user_rows,
+)
 
 NEW_USER = "new user"
 
@@ -39,10 +46,7 @@ def find_people(loaded, users=None, history=None, skip_unknown=False):
         return FoldedUser(loaded, items)
     if is_sequential(loaded):
         return SequenceUser(loaded, items)
-    raise UserError(
-        f"{loaded.config['model']} can recommend only to users that it was trained on; "
-        "a --history needs a run of AMPCF or of a sequential model."
-    )
+    raise UserError(f"{loaded.config['model']} {ONLY_KNOWN}")
 
 
 def active_users(loaded) -> np.ndarray:
@@ -90,7 +94,12 @@ class KnownUsers:
 
     def seen(self, members):
         """Everything that they are known to have interacted with, in any part of the split."""
-        return self._known[self.ids[members]].nonzero()
+        rows, items = self._known[self.ids[members]].nonzero()
+        if is_sequential(self.loaded):  # a data set that comes split has interactions that stand in lists alone
+            lists = user_rows(self.loaded, self.ids[members])[self.loaded.dataset.item_id_list_field].numpy()
+            listed = lists.nonzero()
+            rows, items = np.concatenate([rows, listed[0]]), np.concatenate([items, lists[listed]])
+        return rows, items
 
     def history(self) -> np.ndarray:
         """The first one's training interactions."""

@@ -7,11 +7,15 @@ from recbole.data.interaction import Interaction
 from recbole_persona.errors import UserError
 
 CELLS = 2**22  # scores in memory at a time (users x items)
+ONLY_KNOWN = (
+    "can recommend only to users that it was trained on; "
+    "a --history needs a run of AMPCF, or of a sequential model that reads items alone."
+)
 
 
-def batches(users, n_items):
-    """``users`` in parts whose scores against all items fit into ``CELLS``."""
-    size = max(1, CELLS // n_items)
+def batches(users, n_items, most):
+    """``users`` in parts of at most ``most``, whose scores against all items fit into ``CELLS``."""
+    size = max(1, min(most, CELLS // n_items))
     return [users[start : start + size] for start in range(0, len(users), size)]
 
 
@@ -90,6 +94,8 @@ def all_scores(loaded, rows) -> torch.Tensor:
     except KeyError as error:
         if error.args[0] not in dataset.inter_feat:
             raise
+        if error.args[0] == dataset.uid_field:
+            raise UserError(f"{loaded.config['model']} {ONLY_KNOWN}") from None
         raise UserError(
             f"{loaded.config['model']} reads {error} of an interaction, which one that has not happened lacks; "
             "train it without that column (load_col)."
@@ -119,11 +125,12 @@ def top_items(scores, seen, topk):
 
     Args:
         scores: (B, n_items); changed in place.
-        seen: (rows, columns) of the items to leave out.
+        seen: (rows, columns) of the items to leave out, or None.
         topk: how many.
 
     Returns:
         scores (B, k) and items (B, k), k = min(topk, n_items); what has score -inf is no recommendation.
     """
-    scores[seen] = -torch.inf
+    if seen is not None:
+        scores[seen] = -torch.inf
     return torch.topk(scores, min(topk, scores.shape[1]))

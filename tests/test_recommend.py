@@ -1,0 +1,259 @@
+"""Recommendations for people: ids and masks, batches, new users, any model, the command line."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import recbole
+import torch
+from recbole.utils.case_study import full_sort_scores
+
+import recbole_persona
+from recbole_persona.cli import main
+from recbole_persona.cli.recommend import read_users
+from recbole_persona.errors import UserError
+from recbole_persona.runner import ranking
+
+torch.set_num_threads(1)
+DATA = Path(recbole.__file__).parent / "dataset_example" / "ml-100k"
+SEQUENTIAL = {"train_neg_sample_args": None, "embedding_size": 8, "hidden_size": 8, "MAX_ITEM_LIST_LENGTH": 5}
+
+
+def rows_of(file):
+    with open(file, encoding="utf-8") as lines:
+        return list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
+
+
+@pytest.fixture(scope="module")
+def interactions():
+    """{user: items}, external ids, read without RecBole."""
+    known = {}
+    for user, item, *_ in rows_of(DATA / "ml-100k.inter"):
+        known.setdefault(user, set()).add(item)
+    return known
+
+
+@pytest.fixture(scope="module")
+def ampcf(tmp_path_factory):
+    settings = {"epochs": 6, "n_personas": 3, "eval_step": 6, "run_dir": str(tmp_path_factory.mktemp("ampcf"))}
+    return recbole_persona.run("AMPCF", "ml-100k", config_dict=settings)["run_dir"]
+
+
+@pytest.fixture(scope="module")
+def bpr(tmp_path_factory):
+    settings = {"epochs": 1, "train_batch_size": 8192, "run_dir": str(tmp_path_factory.mktemp("bpr"))}
+    return recbole_persona.run("BPR", "ml-100k", config_dict=settings)["run_dir"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of a data set of 30 users: u0 with one interaction, the others with 8 to 12 in the order of time."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "tiny").mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float", "u0\ti3\t1"]
+    for user in range(1, 30):
+        chosen = rng.choice(40, size=rng.integers(8, 13), replace=False)
+        lines += [f"u{user}\ti{item}\t{time}" for time, item in enumerate(chosen)]
+    (folder / "tiny" / "tiny.inter").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tiny, tmp_path_factory):
+    """{model: run folder} on the tiny data set."""
+    settings = {"embedding_size": 4, "train_batch_size": 64}
+    return {name: run_tiny(name, tiny, tmp_path_factory.mktemp(name), **settings) for name in ("AMPCF", "BPR", "NeuMF")}
+
+
+def run_tiny(model, folder, run_dir, **settings):
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    settings = {"data_path": str(folder), "load_col": columns, "epochs": 2, "run_dir": str(run_dir), **settings}
+    return recbole_persona.run(model, "tiny", config_dict=settings)["run_dir"]
+
+
+def test_the_table(ampcf, bpr):
+    table = recbole_persona.recommend(ampcf, [196, "186"], topk=7)
+    assert list(table.columns) == ["user", "rank", "item", "title", "score", "persona", "share"]
+    assert list(table["user"]) == ["196"] * 7 + ["186"] * 7 and list(table["rank"]) == [*range(1, 8)] * 2
+    titles = {row[0]: row[1] for row in rows_of(DATA / "ml-100k.item")}
+    assert list(table["title"]) == [titles[item] for item in table["item"]]
+    assert all(scores.is_monotonic_decreasing for _, scores in table.groupby("user")["score"])
+    assert table["persona"].isin(range(3)).all() and table["share"].between(1 / 3, 1).all()
+    assert list(recbole_persona.recommend(bpr, "196").columns) == ["user", "rank", "item", "title", "score"]
+
+
+@pytest.mark.parametrize("model", ["ampcf", "bpr"])
+def test_scores_are_those_of_the_external_ids(model, request):
+    run_dir = request.getfixturevalue(model)
+    table = recbole_persona.recommend(run_dir, ["405", "13"], topk=5)
+    loaded = recbole_persona.load(run_dir)
+    pairs = {
+        "user_id": torch.tensor([loaded.dataset.token2id("user_id", user) for user in table["user"]]),
+        "item_id": torch.tensor([loaded.dataset.token2id("item_id", item) for item in table["item"]]),
+    }
+    with torch.no_grad():
+        assert np.allclose(loaded.model.predict(pairs), table["score"], atol=1e-5)
+
+
+def test_what_is_known_is_left_out(ampcf, interactions):
+    everything = recbole_persona.recommend(ampcf, ["13"], topk=10**6)
+    assert set(everything["item"]) == set().union(*interactions.values()) - interactions["13"]
+    again = recbole_persona.recommend(ampcf, ["13"], topk=10**6, mask_history=False)
+    assert set(again["item"]) == set().union(*interactions.values())
+
+
+def test_agrees_with_the_case_study_of_recbole(bpr):
+    loaded = recbole_persona.load(bpr)
+    users = loaded.dataset.token2id("user_id", ["196", "186", "22"])
+    scores = full_sort_scores(users, loaded.model, loaded.test_data).detach()  # without training and validation items
+    tested = loaded.test_data._dataset.inter_matrix(form="csr")[users].nonzero()
+    scores[tested] = -torch.inf
+    items = loaded.dataset.id2token("item_id", scores.topk(10).indices)
+    table = recbole_persona.recommend(bpr, ["196", "186", "22"])
+    assert table["item"].to_numpy().reshape(3, 10).tolist() == items.tolist()
+
+
+def test_batches_do_not_matter(ampcf, monkeypatch):
+    whole = recbole_persona.recommend(ampcf, topk=3)
+    assert whole["user"].nunique() == 943
+    monkeypatch.setattr(ranking, "CELLS", 1683 * 50)
+    parts = recbole_persona.recommend(ampcf, topk=3)
+    numbers = ["score", "share"]
+    pd.testing.assert_frame_equal(whole.drop(columns=numbers), parts.drop(columns=numbers))
+    assert np.allclose(whole[numbers], parts[numbers], atol=1e-5)
+
+
+def test_a_new_user(ampcf):
+    table = recbole_persona.recommend(ampcf, history=[50, 181, 172], topk=20)
+    assert set(table["user"]) == {"new user"} and not set(table["item"]) & {"50", "181", "172"}
+    skipped = recbole_persona.recommend(ampcf, history=["50", "nothing", "181", "172"], topk=20, skip_unknown=True)
+    pd.testing.assert_frame_equal(table, skipped)
+
+
+def test_folding_in_agrees_with_training(ampcf):
+    """From their training history alone, users get personas that recommend what those learned in training recommend."""
+    loaded = recbole_persona.load(ampcf)
+    train = loaded.train_data._dataset.inter_matrix(form="csr")
+    users = np.arange(1, 943, 47)
+    seen = train[users].nonzero()
+    with torch.no_grad():
+        folded = loaded.model.score_all(loaded.model.fold_in([train[user].indices for user in users]))
+        trained = loaded.model.score_all(loaded.model.personas(torch.tensor(users)))
+    popular = torch.tensor(train.sum(axis=0)).float().repeat(len(users), 1)
+
+    def best(scores):
+        scores[:, 0] = -torch.inf
+        return ranking.top_items(scores, seen, 10).indices.numpy()
+
+    def overlap(one, other):
+        return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(one, other)])
+
+    trained, folded, popular = best(trained), best(folded), best(popular)
+    assert overlap(folded, trained) > max(0.5, overlap(popular, trained) + 0.2)
+
+
+def test_a_model_without_full_sort_scores(small):
+    table = recbole_persona.recommend(small["NeuMF"], ["u3", "u4"], topk=5)
+    loaded = recbole_persona.load(small["NeuMF"])
+    assert list(table.columns) == ["user", "rank", "item", "score"]  # no .item file, no titles
+    users = torch.tensor([loaded.dataset.token2id("user_id", user) for user in table["user"]])
+    items = torch.tensor([loaded.dataset.token2id("item_id", item) for item in table["item"]])
+    assert np.allclose(loaded.model.predict({"user_id": users, "item_id": items}).detach(), table["score"], atol=1e-6)
+
+
+def test_a_sequential_model_reads_the_history_to_its_end(tiny, tmp_path):
+    run_dir = run_tiny("GRU4Rec", tiny, tmp_path, **SEQUENTIAL)
+    loaded = recbole_persona.load(run_dir)
+    valid, test = loaded.valid_data._dataset.inter_feat, loaded.test_data._dataset.inter_feat
+    place = {user: row for row, user in enumerate(test["user_id"].tolist())}
+    test = test[torch.tensor([place[user] for user in valid["user_id"].tolist()])]
+    following = ranking.next_rows(loaded.dataset, valid[torch.arange(len(valid))])
+    for field in ("item_id_list", "timestamp_list", "item_length"):
+        assert torch.equal(following[field], test[field])
+
+    table = recbole_persona.recommend(run_dir, topk=100)
+    assert set(table["user"]) == {f"u{user}" for user in range(1, 30)}
+    known = {}
+    for user, item, _ in rows_of(tiny / "tiny" / "tiny.inter"):
+        known.setdefault(user, []).append(item)
+    n_items = len(set().union(*known.values()))
+    for user, rows in table.groupby("user"):
+        assert not set(rows["item"]) & set(known[user]) and len(rows) == n_items - len(known[user])
+
+    # the same history, brought by somebody new, in the same order
+    new = recbole_persona.recommend(run_dir, history=known["u5"], topk=100)
+    old = table[table["user"] == "u5"]
+    assert list(new["item"]) == list(old["item"]) and np.allclose(new["score"], old["score"], atol=1e-6)
+    with pytest.raises(UserError, match="history of user u0 is too short for GRU4Rec"):
+        recbole_persona.recommend(run_dir, "u0")
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "sentence"),
+    [
+        ("AMPCF", {"users": ["u99"]}, "tiny has no user 'u99'; near 'u99' are u9, "),
+        ("AMPCF", {"users": [5]}, "tiny has no user '5'; "),
+        ("AMPCF", {"users": []}, "No user of tiny is named"),
+        ("AMPCF", {"users": ["[PAD]"]}, r"no user '\[PAD\]'"),
+        ("AMPCF", {"history": ["i5", "zz", "yy"]}, "tiny has no item 'zz', 'yy'; it has "),
+        ("AMPCF", {"history": ["zz"], "skip_unknown": True}, "No item of tiny is named"),
+        ("AMPCF", {"history": []}, "No item of tiny is named"),
+        ("AMPCF", {"users": ["u1"], "history": ["i5"]}, "users or a history, not both"),
+        ("AMPCF", {"users": ["u1"], "topk": 0}, "topk is a number of items, 1 or more"),
+        ("AMPCF", {"users": ["u1"], "title_field": "heading"}, "tiny.item has no column 'heading'"),
+        ("BPR", {"history": ["i5"]}, "BPR can recommend only to users that it was trained on"),
+    ],
+)
+def test_mistakes(model, arguments, sentence, small):
+    with pytest.raises(UserError, match=sentence):
+        recbole_persona.recommend(small[model], **arguments)
+
+
+def test_the_command(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    run_dir = small["AMPCF"]
+    assert main(["recommend", f"--run={run_dir}", "--user=u1,u2", "--topk=3"]) == 0
+    shown = capsys.readouterr().out
+    assert "user u1" in shown and "user u2" in shown and max(map(len, shown.splitlines())) <= 80
+
+    expected = recbole_persona.recommend(run_dir, ["u1", "u2"], topk=3)
+    users = tmp_path / "users.tsv"
+    users.write_text("user_id:token\tage:token\nu1\t30\nu2\t40\n\n")
+    out = tmp_path / "best.csv"
+    assert main(["recommend", f"--run={run_dir}", f"--users={users}", "--topk=3", f"--out={out}"]) == 0
+    table = pd.read_csv(out, dtype={"user": str, "item": str})
+    pd.testing.assert_frame_equal(table, expected)
+    assert main(["recommend", f"--run={run_dir}", "--user=u1,u2", "--topk=3", "--format=jsonl"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == expected.to_dict("records")
+
+    before = out.read_bytes()
+    assert main(["recommend", f"--run={run_dir}", "--user=u1,nobody", f"--out={out}"]) == 2
+    message = capsys.readouterr().err
+    assert "no user 'nobody'" in message and message.count("\n") == 1
+    assert out.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["best.csv", "users.tsv"]
+
+
+@pytest.mark.parametrize(
+    "text", ["196\n186\n", "user\n196\n186", "196,30\r\n186,40\r\n", "\ufeff196\t5\n\n186\t3\n", " 196 \n186"]
+)
+def test_files_of_users(text, tmp_path):
+    file = tmp_path / "users"
+    file.write_bytes(text.encode())
+    assert read_users(file) == ["196", "186"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"), [(b"", "names no user"), (b"user_id\n", "names no user"), (b"\xff\xfe1", "UTF-8")]
+)
+def test_files_that_name_no_user(content, sentence, tmp_path):
+    file = tmp_path / "users"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        read_users(file)
+    with pytest.raises(UserError, match="There is no file of users"):
+        read_users(tmp_path / "none")
