@@ -558,7 +558,7 @@ def test_real_data_have_the_published_numbers(tmp_path, name):
     assert (dataset.user_num - 1, dataset.item_num - 1, dataset.inter_num) == published
 
 
-@pytest.mark.parametrize("column", ["review", "summary"])
+@pytest.mark.parametrize("column", [pytest.param("review", marks=pytest.mark.slow), "summary"])
 def test_real_reviews_come_back_from_recbole(tmp_path, column):
     source = SHARED / "amazon_musical_instruments_2014/reviews.jsonl.gz"
     if not source.is_file():

@@ -22,6 +22,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.upstream.files import remove_leftovers
 
 MANIFEST = "convert.json"
+RESERVED = frozenset(STR_NA_VALUES) - {""} | {"[PAD]"}  # the last is RecBole's name for an empty cell
 LONGEST = 131_072  # characters in a cell that Python's csv module reads, and so RecBole
 _SEPARATORS = re.compile("[\t\n\r\0]")
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON can spell and UTF-8 cannot
@@ -32,7 +33,7 @@ def text_cell(text) -> str:
     """A text as RecBole reads it back unchanged.
 
     Tabs and ends of lines become spaces, halves of surrogate pairs U+FFFD. A text that begins with a quote is quoted as
-    in CSV. A word that pandas takes for an empty cell ("NA", "null", "None") gets a space at its end: nothing else
+    in CSV. A word that is taken for an empty cell ("NA", "null", "None") gets a space at its end: nothing else
     keeps it. None is an empty cell.
 
     Raises:
@@ -40,20 +41,26 @@ def text_cell(text) -> str:
     """
     if text is None:
         return ""
-    text = _SURROGATES.sub("\ufffd", _SEPARATORS.sub(" ", str(text)))
+    text = _separated(str(text))
     if len(text) > LONGEST:
         raise BadLine(f"a text has {len(text):,} characters, and RecBole reads up to {LONGEST:,}")
-    if text in STR_NA_VALUES and text:
+    if text in RESERVED:
         return text + " "
     return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
 
 
+def _separated(text):
+    if text.isprintable():  # most are, and the expressions are slow
+        return text
+    return _SURROGATES.sub("\ufffd", _SEPARATORS.sub(" ", text))
+
+
 def token_id(value, what) -> str:
     """An id of a user or an item; BadLine when it is empty, or would be read as an empty cell."""
-    token = "" if value is None else _SEPARATORS.sub(" ", str(value))
+    token = "" if value is None else _separated(str(value))
     if not token.strip():
         raise BadLine(f"the {what} is empty")
-    if token in STR_NA_VALUES:
+    if token in RESERVED:
         raise BadLine(f"the {what} is {token!r}, which RecBole reads as an empty cell")
     if len(token) > LONGEST:
         raise BadLine(f"the {what} has {len(token):,} characters")
