@@ -350,7 +350,7 @@ def test_folding_in_reaches_the_loss_that_training_reached(variant):
 
 
 def test_folding_in_agrees_with_training_on_movielens():
-    """100 users left out of training and folded in: at least .9 of the NDCG@10, .6 of the top 10 of training with them."""
+    """100 users left out of training and folded in: at least .9 of the NDCG@10 and .6 of the top 10."""
     settings = {"use_gpu": False, "embedding_size": 32, "n_personas": 2}
     config = Config(model="AMPCF", dataset="ml-100k", config_dict=settings)
     init_seed(config["seed"], config["reproducibility"])

@@ -4,6 +4,7 @@ RecBole's loader builds each batch from Python lists and asks one set per row wh
 batch is a few indexing operations, and a negative is drawn, at the first try, from what a user's own items leave over.
 """
 
+import numpy as np
 import torch
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
@@ -44,41 +45,50 @@ class NegativeSampler:
     interaction.
 
     Args:
-        users, items: (R,) the interactions; pairs may occur more than once.
+        users, items: (R,) tensors, the interactions; pairs may occur more than once.
         n_users, n_items: numbers of ids, padding included.
         weights: (n_items,) of :func:`negative_weights`.
 
     Attributes:
-        free: (n_users,) int64, length of each user's line; 0 where no item is left.
+        free: (n_users,) int64 array, length of each user's line; 0 where no item is left.
     """
 
     def __init__(self, users, items, n_users, n_items, weights):
-        pairs = torch.unique(users * n_items + items)  # sorted by user, then item
-        users, items = pairs // n_items, pairs % n_items
-        longest = min(_MOST_MASS, 2**62 // max(len(pairs), n_users, 1))  # no sum below leaves the 64 bits
-        lengths = (weights / weights.sum() * longest).ceil().long()
-        self.ends = lengths.cumsum(0)  # of each item on the line of all items
+        users, items = np.divmod(
+            np.unique(users.numpy() * n_items + items.numpy()), n_items
+        )  # sorted by user, then item
+        weights = weights.numpy()
+        self.even = bool((weights[1:] == weights[1]).all())
+        longest = min(_MOST_MASS, 2**62 // max(len(items), n_users, 1))  # no sum below leaves the 64 bits
+        lengths = weights > 0 if self.even else np.ceil(weights / weights.sum() * longest)
+        lengths = lengths.astype(np.int64)
+        self.ends = lengths.cumsum()  # of each item on the line of all items
         self.line = int(self.ends[-1]) + 1
-        self.own = torch.cat([lengths.new_zeros(1), lengths[items].cumsum(0)])
-        self.first = torch.searchsorted(users, torch.arange(n_users + 1))
-        before = (self.ends - lengths)[items] - (self.own[:-1] - self.own[self.first[users]])
-        self.gaps = users * self.line + before  # free length in front of each own item, user after user
-        self.free = self.ends[-1] - (self.own[self.first[1:]] - self.own[self.first[:-1]])
+        first = np.searchsorted(users, np.arange(n_users + 1))
+        self.own = np.append(0, lengths[items].cumsum())
+        self.before = self.own[first[:-1]]  # own length of all users in front of each
+        gaps = (self.ends - lengths)[items] - (
+            self.own[:-1] - self.before[users]
+        )  # free length in front of each own item
+        self.gaps = users * self.line + gaps
+        self.free = self.ends[-1] - (self.own[first[1:]] - self.before)
 
     def draw(self, users, numbers):
         """Negatives: one item for each number, with the probability of its weight among those that the user may get.
 
         Args:
-            users: (B,).
-            numbers: (B, N) float64, evenly from [0, 1).
+            users: (B,) tensor.
+            numbers: (B, N) tensor, float64, evenly from [0, 1).
 
         Returns:
-            (B, N) items.
+            (B, N) tensor of items.
         """
-        place = (numbers * self.free[users, None]).long()
-        passed = torch.searchsorted(self.gaps, place + users[:, None] * self.line, right=True)
-        place += self.own[passed] - self.own[self.first[users], None]  # back on the line of all items
-        return torch.searchsorted(self.ends, place, right=True)
+        users = users.numpy()[:, None]
+        place = (numbers.numpy() * self.free[users]).astype(np.int64)
+        passed = np.searchsorted(self.gaps, place + users * self.line, side="right")
+        place += self.own[passed] - self.before[users]  # back on the line of all items
+        item = place + 1 if self.even else np.searchsorted(self.ends, place, side="right")
+        return torch.from_numpy(item)
 
 
 class SampledTrainLoader(TrainDataLoader):
@@ -115,7 +125,7 @@ class SampledTrainLoader(TrainDataLoader):
         dataset, settings = self._dataset, self.neg_sample_args
         weights = negative_weights(self.items, dataset.item_num, settings["distribution"], settings["alpha"])
         sampler = NegativeSampler(self.users, self.items, dataset.user_num, dataset.item_num, weights)
-        without = self.users[sampler.free[self.users] == 0]
+        without = self.users[torch.from_numpy(sampler.free)[self.users] == 0]
         if len(without):
             user = dataset.id2token(dataset.uid_field, int(without[0]))
             raise UserError(

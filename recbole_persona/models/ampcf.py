@@ -108,7 +108,7 @@ class AMPCF(GeneralRecommender):
         return Candidates(vectors, self.attention.keys(vectors), self.item_bias)
 
     def _score(self, personas, candidates, mixture):
-        """Scores (B, N) of the candidates of personas (B, K, d), and their weights (B, K, N), or (B, K, 1) if all are equal.
+        """Scores (B, N) of the candidates of personas (B, K, d), and their weights (B, K, N), or (B, K, 1) if equal.
 
         ``mixture``: (B, K) or None.
         """
@@ -132,7 +132,7 @@ class AMPCF(GeneralRecommender):
         """(B,) losses of personas (B, K, d) that chose item (B,) and not negatives (B, N)."""
         candidates = self._candidates(torch.cat([item.unsqueeze(1), negatives], dim=1))  # 1 + N of them
         scores, weights = self._score(personas, candidates, mixture)
-        loss = self.alpha * (scores.logsumexp(dim=1) - scores[:, 0])
+        loss = -self.alpha * scores.log_softmax(dim=1)[:, 0]
         if self.has_entropies:
             entropy = mixture_entropy(weights).expand_as(scores)
             loss = loss + self._entropies(entropy[:, 0], entropy[:, 1:].mean(dim=1))
@@ -177,7 +177,7 @@ class AMPCF(GeneralRecommender):
         return (1 - self.alpha) * (self.lambda_p * positive - self.lambda_n * negative)
 
     def _penalty(self, shares, personas, item):
-        """(B,): a persona pays for its squared length (B, K) by its share (B, K) in the choice, the item for its own (B,)."""
+        """(B,): personas pay for their squares (B, K) by their shares in the choice (B, K), the item for its own (B,)."""
         return self.reg_weight / 2 * ((shares * personas).sum(dim=1) + item)
 
     # Scores for RecBole, and for personas that need no user id
