@@ -9,7 +9,7 @@ class TestBPR(Conformance):
     model = "BPR"
     settings = {"embedding_size": 8}
     explains = False
-    on_ml_100k = {"epochs": 25, "embedding_size": 64}
+    against_pop = {"epochs": 30, "embedding_size": 32, "learning_rate": 0.01}
 
 
 class TestAMPCF(Conformance):
@@ -28,9 +28,10 @@ class TestAMPCFSampled(Conformance):
         "lambda_n": 0.1,
         "train_neg_sample_args": {"distribution": "popularity", "sample_num": 4, "alpha": 0.75},
     }
-    on_ml_100k = {"epochs": 10, "embedding_size": 32}
+    against_pop = None
 
 
 class TestAMPCFFixed(Conformance):
     model = "AMPCF"
     settings = {"embedding_size": 8, "n_personas": 3, "attention": "fixed", "item_bias": False}
+    against_pop = None
