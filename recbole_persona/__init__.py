@@ -10,7 +10,7 @@ except ModuleNotFoundError:
         "RecBole is not installed; on Python 3.12 or newer run `pip install --no-deps recbole==1.2.1`."
     ) from None
 
-from recbole_persona import upstream as _upstream  # noqa: E402
+from recbole_persona import upstream as _upstream
 
 _upstream.apply()
 
@@ -21,11 +21,13 @@ _registry.install()
 _config.install()
 
 from recbole_persona.version import __version__  # noqa: E402
-__all__ = ["run", "load", "recommend", "explain"]
+
+_API = ("explain", "load", "recommend", "run")
+__all__ = [*_API, "__version__"]
 
 
 def __getattr__(name):
-    if name in __all__:
+    if name in _API:
         from recbole_persona import runner
 
         return getattr(runner, name)

@@ -146,7 +146,9 @@ def get_model(model_name: str):
     try:
         return _upstream_get_model(exact)
     except ModuleNotFoundError as error:
-        raise UserError(f"{exact} needs the module {error.name!r}; recbole-persona doctor says how to install it.") from error
+        raise UserError(
+            f"{exact} needs the module {error.name!r}; recbole-persona doctor says how to install it."
+        ) from error
 
 
 def canonical_name(model_name: str) -> str:

@@ -79,7 +79,9 @@ class RunFolder:
                 f"Another process is at work in {self.path}; wait for it or name another --run_dir."
             ) from None
         except OSError as error:
-            raise UserError(f"The folder {self.path} cannot be written ({error.strerror}); name another --run_dir.") from None
+            raise UserError(
+                f"The folder {self.path} cannot be written ({error.strerror}); name another --run_dir."
+            ) from None
         try:
             yield self
         finally:
@@ -122,7 +124,9 @@ class RunFolder:
         """The run's ``Config``, with ``overrides`` (for device, paths, batch sizes) on top."""
         if self.description().get("config_sha256") != _sha256(self.config_file.read_text(encoding="utf-8")):
             raise UserError(f"{self.config_file} is not as the run wrote it; it was truncated or edited.")
-        return Config(config_file_list=[str(self.config_file)], config_dict={**(overrides or {}), "run_dir": str(self.path)})
+        return Config(
+            config_file_list=[str(self.config_file)], config_dict={**(overrides or {}), "run_dir": str(self.path)}
+        )
 
     def write_ids(self, dataset) -> None:
         """Keep the external ids of users and items, by internal id (0 is padding)."""

@@ -102,6 +102,7 @@ def resume(name, data, folder) -> None:
                 trees = [load_tree(runs / run / file) for run in ("straight", half)]
                 for tree in trees:
                     tree.pop("config", None)  # it names the folder
+                    tree.pop("seconds", None)
                 same(*trees, file)
 
 

@@ -59,7 +59,9 @@ def test_nothing_of_recbole_stands_again():
 
     def lines(file):
         stripped = (re.sub(r"\s+", " ", line.strip()) for line in file.read_text(encoding="utf-8").splitlines())
-        return [line for line in stripped if re.search(r"\w{3}", line) and not line.startswith(("#", "from ", "import "))]
+        return [
+            line for line in stripped if re.search(r"\w{3}", line) and not line.startswith(("#", "from ", "import "))
+        ]
 
     def passages(file):
         code = lines(file)
@@ -85,7 +87,9 @@ def test_readme_has_two_commands_on_its_first_screen():
 
 
 def test_nothing_is_unpickled_or_evaluated():
-    bad = re.compile(r"(^|[^._\w])(eval|exec)\(|pickle\.load|cloudpickle|joblib\.load|allow_pickle=True|trust_remote_code=True")
+    bad = re.compile(
+        r"(^|[^._\w])(eval|exec)\(|pickle\.load|cloudpickle|joblib\.load|allow_pickle=True|trust_remote_code=True"
+    )
     found = [
         (file.name, line)
         for file in [*SOURCES, *(ROOT / "benchmarks").rglob("*.py")]

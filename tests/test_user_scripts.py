@@ -24,9 +24,8 @@ from recbole.quick_start import load_data_and_model, run_recbole
 from recbole.utils.case_study import full_sort_scores, full_sort_topk
 
 if __name__ == "__main__":
-    result = run_recbole(
-        model="MODEL", dataset="ml-100k", config_dict={"epochs": 1, "show_progress": False, "state": "WARNING", "eval_batch_size": 200000}
-    )
+    settings = {"epochs": 1, "show_progress": False, "state": "WARNING", "eval_batch_size": 200000}
+    result = run_recbole(model="MODEL", dataset="ml-100k", config_dict=settings)
     assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}, result
     (file,) = glob.glob("saved/MODEL-*.pth")
     config, model, dataset, train_data, valid_data, test_data = load_data_and_model(model_file=file)

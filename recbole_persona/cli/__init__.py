@@ -75,7 +75,9 @@ def _dispatch(argv) -> int:
         return 0
     module = importlib.import_module(f"recbole_persona.cli.{known.command}")
     command = _Parser(
-        f"recbole-persona {known.command}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        f"recbole-persona {known.command}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(command)
     arguments, settings = command.parse_known_args(rest)

@@ -24,7 +24,10 @@ def main(arguments) -> int:
     from recbole_persona.runs import versions
     from recbole_persona.upstream import REPAIRS, applied
 
-    found = versions() | {"platform": platform.platform(), "CUDA": str(torch.version.cuda) if torch.cuda.is_available() else "none"}
+    found = versions() | {
+        "platform": platform.platform(),
+        "CUDA": str(torch.version.cuda) if torch.cuda.is_available() else "none",
+    }
     print_table("versions", {"what": "left", "version": "left"}, list(found.items()))
     in_force = applied()
     if arguments.repairs:

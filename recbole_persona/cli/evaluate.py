@@ -23,5 +23,9 @@ def main(arguments) -> int:
     if arguments.json:
         print(json.dumps(values, indent=1))
     else:
-        print_table(f"test of {arguments.run}", {"metric": "left", "test": "right"}, [(m, f"{v:.4f}") for m, v in values.items()])
+        print_table(
+            f"test of {arguments.run}",
+            {"metric": "left", "test": "right"},
+            [(m, f"{v:.4f}") for m, v in values.items()],
+        )
     return 0

@@ -13,7 +13,9 @@ takes_settings = True
 def add_arguments(parser) -> None:
     parser.add_argument("--model", "-m", help="AMPCF, any RecBole model, recbole:Name, or package.module:Class")
     parser.add_argument("--dataset", "-d", help="ml-100k and planted-personas ship; others lie in --data_path")
-    parser.add_argument("--config_files", nargs="*", default=[], metavar="FILE", help="YAML files, comma- or space-separated")
+    parser.add_argument(
+        "--config_files", nargs="*", default=[], metavar="FILE", help="YAML files, comma- or space-separated"
+    )
     parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder to the same bits")
     parser.add_argument("--rerun", action="store_true", help="start again in a folder that holds a run")
 

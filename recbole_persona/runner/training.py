@@ -117,6 +117,7 @@ def _run_in(folder, config, resume) -> dict:
             trainer.resume()
         with _timed(seconds, "train"), _epoch_bar(config, trainer) as callback:
             best_score, best_valid = _fit(trainer, loaders, callback, config)
+        seconds["train"] = getattr(trainer, "seconds", seconds["train"])  # with those before a resume
         with _timed(seconds, "evaluate"):
             test, table = evaluate_with_table(trainer, loaders[2], load_best_model=True, show_progress=False)
         logger.info("test result: %s", dict(test))
@@ -271,7 +272,9 @@ def _epoch_bar(config, trainer):
     """One bar over the epochs, with the loss and the validation score beside it; silent where there is no terminal."""
     total = getattr(trainer, "epochs", config["epochs"])
     hidden = config["show_progress"] or not sys.stderr.isatty()
-    with tqdm(total=total, initial=getattr(trainer, "start_epoch", 0), desc="epochs", unit="epoch", disable=hidden) as bar:
+    with tqdm(
+        total=total, initial=getattr(trainer, "start_epoch", 0), desc="epochs", unit="epoch", disable=hidden
+    ) as bar:
 
         def callback(epoch, valid_score):
             loss = getattr(trainer, "train_loss_dict", {}).get(epoch, float("nan"))

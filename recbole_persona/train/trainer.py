@@ -7,6 +7,7 @@ epoch before: there the state is written, and there it is put back.
 import os
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,7 @@ class RunTrainer:
     Attributes:
         run_dir: the run's folder, or None.
         state_file: ``<run_dir>/state/last.safetensors``.
+        seconds: of training and validation, those before a resume included.
     """
 
     def __init__(self, config, model):
@@ -90,6 +92,7 @@ class RunTrainer:
         self._steppers = {
             name: value for name, value in vars(self).items() if isinstance(value, (Optimizer, LRScheduler))
         }
+        self.seconds, self._since = 0.0, time.perf_counter()
         self._resumed = None
         self._epoch = None  # the last epoch that training began
         self._sources = {"model": self.model}  # of random numbers
@@ -131,6 +134,7 @@ class RunTrainer:
         self._keeps_state = bool(self.run_dir and saved)
         if self._resumed:
             self._continue_random_numbers(self._resumed)
+        self._since = time.perf_counter()
         with self._interruptible():
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
             if self._keeps_state and self._epoch is not None:
@@ -152,6 +156,8 @@ class RunTrainer:
 
     def _save_state(self, epoch, in_epoch):
         """Write all that resuming at ``epoch`` needs; ``in_epoch``: whether the epoch has begun."""
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
         self._check_weights()
         if not self.config["single_spec"] and self.config["local_rank"] != 0:
             return
@@ -161,6 +167,7 @@ class RunTrainer:
             "trainer": [type(self).__name__, self.config["model"]],
             "epoch": epoch,
             "in_epoch": in_epoch,
+            "seconds": self.seconds,
             "progress": {name: getattr(self, name) for name in _PROGRESS},
             "model": model_state(self.model),
             "bindings": bindings,
@@ -171,6 +178,7 @@ class RunTrainer:
         save_tree(state, self.state_file)
 
     def _put_back(self, state):
+        self.seconds = state["seconds"]
         restore_model(self.model, state["model"], self.state_file)
         for name, stepper in state["steppers"].items():
             self._steppers[name].load_state_dict(stepper)
