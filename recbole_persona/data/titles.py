@@ -100,10 +100,15 @@ def item_texts(config, title_field=None, class_field=None) -> ItemTexts:
     table = table.drop_duplicates(item).set_index(item)
     lists = table[classes].str.split(config["seq_separator"]) if classes else pd.Series(dtype=object)
     return ItemTexts(
-        table[title].str.strip() if title else pd.Series(dtype=str),
+        table[title].map(_unquoted).str.strip() if title else pd.Series(dtype=str),
         lists.map(lambda names: tuple(filter(None, names))),
         TITLE_COLUMNS.get(title, CHOSE),
     )
+
+
+def _unquoted(cell) -> str:
+    """A quoted cell as what it stands for; a lone quote, which would swallow lines, stays a character."""
+    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
 
 
 def _header(file, separator, encoding) -> list[str]:
