@@ -231,6 +231,29 @@ def test_tiles_change_nothing(variant, attention, monkeypatch):
     torch.testing.assert_close(torch.autograd.grad(tiled, list(model.parameters())), gradients)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scores_follow_every_change_of_a_parameter(variant):
+    """What scoring keeps of the items is made again after a step, a loaded state and a change of type."""
+    model, users = small_model(variant=variant), torch.arange(12)
+
+    def agree():
+        pairs = Interaction({"user_id": users.repeat_interleave(30), "item_id": torch.arange(30).repeat(12)})
+        torch.testing.assert_close(model.score_all(model.personas(users)).flatten(), model.predict(pairs))
+
+    agree()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    model.calculate_loss(batch()).backward()
+    optimizer.step()
+    agree()
+    model.load_state_dict(small_model(seed=3, variant=variant).state_dict())
+    agree()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.score_all(model.personas(users))
+    agree()
+    model.float()
+    agree()
+
+
 def test_a_batch_of_one_agrees_with_a_batch_of_many():
     model, rows = small_model(), batch(40)
     single = torch.cat([model.predict(rows[number : number + 1]) for number in range(40)])

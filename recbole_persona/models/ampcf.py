@@ -7,6 +7,7 @@ diversified attentive user profiles, UMUAI 2023 (``variant: journal``). Equation
 Shapes: B rows, U users, K personas, N candidate items, I items (padding included), d dimensions.
 """
 
+import weakref
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,9 @@ from recbole_persona.layers.personas import ATTENTIONS, VARIANTS, PersonaAttenti
 INIT_STD = 0.1  # of personas and items
 FOLD_STEPS, FOLD_RATE = 100, 0.05  # of fold_in
 TRAINING_TILE = 2**24  # U x K x I responses that training holds at a time
-SCORING_TILE = {"cpu": (32, 2048), "cuda": (1024, 2**14)}  # U x I at a time; on a CPU K of them stay in the cache
+SCORING_TILE = {"cpu": (32, 2048), "accelerator": (1024, 2**14)}  # U x I at a time; on a CPU K of them stay in the cache
+
+_kept = weakref.WeakKeyDictionary()  # model -> its items as candidates; no part of its state
 
 
 class Candidates(NamedTuple):
@@ -106,6 +109,14 @@ class AMPCF(GeneralRecommender):
     def _all_items(self):
         vectors = self.item_embedding.weight  # (I, d)
         return Candidates(vectors, self.attention.keys(vectors), self.item_bias)
+
+    def _all_items_kept(self):
+        """As :meth:`_all_items`, for reading; the same from call to call until a parameter changes."""
+        mixed = torch.is_autocast_enabled(self.item_embedding.weight.device.type)
+        made_of = mixed, [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
+        if self not in _kept or _kept[self][0] != made_of:
+            _kept[self] = made_of, self._all_items()
+        return _kept[self][1]
 
     def _score(self, personas, candidates, mixture):
         """Scores (B, N) of the candidates of personas (B, K, d), and their weights (B, K, N), or (B, K, 1) if equal.
@@ -198,8 +209,8 @@ class AMPCF(GeneralRecommender):
 
         The K x I responses of a user are held for one tile of users and items at a time.
         """
-        items = self._all_items()
-        n_users, n_items = SCORING_TILE[personas.device.type]
+        items = self._all_items_kept()
+        n_users, n_items = SCORING_TILE["cpu" if personas.device.type == "cpu" else "accelerator"]
         scores = items.vectors.new_empty(len(personas), self.n_items)
         for left in range(0, self.n_items, n_items):
             columns = slice(left, left + n_items)
