@@ -5,6 +5,7 @@ The tests import it, ``docs/upstream.py`` runs it, and as a script it is the sec
 scores. Nothing here needs ``recbole_persona`` before a function is called, so that bare RecBole can be measured too.
 """
 
+import hashlib
 import os
 import sys
 import time
@@ -60,6 +61,15 @@ def write_tiny(folder) -> Path:
     table("ent", ["ent_id:token", "ent_emb:float_seq"], vectors(entities))
     table("rel", ["rel_id:token", "rel_emb:float_seq"], vectors(relations))
     return target
+
+
+def without_first(target, suffix, column) -> None:
+    """Take the first value of a column away from a file of the data set in ``target``."""
+    file = target / f"tiny.{suffix}"
+    header, first, *others = file.read_text().splitlines()
+    cells = first.split("\t")
+    cells[[name.split(":")[0] for name in header.split("\t")].index(column)] = ""
+    file.write_text("\n".join([header, "\t".join(cells), *others]) + "\n")
 
 
 def stages(name) -> list[tuple[str, dict]]:
@@ -145,9 +155,10 @@ def tree_scores(config, model, test_data):
 
 def answer_with_scores() -> None:
     """For each saved model named on standard input, print the name of a file of its scores, or the traceback."""
-    from recbole_persona.upstream.files import load_tree  # isort: split
     from recbole.quick_start import load_data_and_model
     from recbole.utils import get_model, init_seed
+
+    from recbole_persona.upstream.files import load_tree
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what RecBole prints must not mix with the answers
@@ -169,6 +180,57 @@ def answer_with_scores() -> None:
         print(target, file=answers, flush=True)
 
 
+def print_tables(folder) -> None:
+    """Print the version of pandas, then a line per way of building a data set: a hash of all that was built.
+
+    The data set is written to ``folder`` and has gaps: a price, an age, and the classes of an item are missing.
+    """
+    import pandas
+    from recbole.config import Config
+    from recbole.data import create_dataset
+
+    print("pandas", pandas.__version__)
+    for suffix, column in (("item", "price"), ("item", "class"), ("user", "age")):
+        without_first(write_tiny(folder) if column == "price" else Path(folder) / "tiny", suffix, column)
+    every = {"load_col": None}
+    priced = every | {"numerical_features": ["price"]}
+    ways = [
+        (
+            "BPR",
+            {
+                "load_col": {"inter": ["user_id", "item_id", "rating"]},
+                "user_inter_num_interval": "[10,inf)",
+                "val_interval": {"rating": "[2,5]"},
+                "rm_dup_inter": "first",
+            },
+        ),
+        ("FM", every | {"threshold": {"rating": 3}}),
+        ("FM", priced | {"normalize_all": True}),
+        ("FM", priced | {"discretization": {"price": {"method": "LD"}}}),
+        (
+            "FM",
+            priced | {"discretization": {"price": {"method": "ED", "bucket": 4}}},
+        ),
+        *((name, stages(name)[-1][1]) for name in ("KGAT", "SASRecF", "KSR", "DIN", "XGBoost-onehot")),
+    ]
+    for name, settings in ways:
+        fixed = {"data_path": str(folder), "epochs": 1, "show_progress": False, "state": "ERROR", "gpu_id": ""}
+        model = name.split("-")[0]
+        dataset = create_dataset(Config(model=model, dataset="tiny", config_dict=settings | fixed))
+        content = hashlib.sha256()
+        for feat in (getattr(dataset, feat) for feat in sorted(dataset.feat_name_list)):
+            for field in sorted(feat):
+                content.update(repr((field, [np.asarray(value).tolist() for value in feat[field]])).encode())
+        for field, tokens in sorted(dataset.field2id_token.items()):
+            content.update(f"{field} {[str(token) for token in tokens]}".encode())
+        print(name, content.hexdigest())
+
+
 if __name__ == "__main__":
+    import recbole_persona  # noqa: F401
+
     torch.set_num_threads(1)
-    {"scores": answer_with_scores}[sys.argv[1]]()
+    if sys.argv[1] == "scores":
+        answer_with_scores()
+    else:
+        print_tables(sys.argv[2])

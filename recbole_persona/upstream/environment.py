@@ -8,8 +8,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import torch
 from scipy.sparse import dok_matrix
+from torch.torch_version import TorchVersion
 
-from recbole_persona.upstream.repair import repair, standing_in, when_imported
+from recbole_persona.upstream.repair import repair, replace_everywhere, standing_in, when_imported
 
 
 @repair("config/configurator.py:625", "Config() reads np.float_ and its kin, which numpy 2 no longer has")
@@ -59,3 +60,16 @@ def mixed_precision_without_warnings():
         )
 
     when_imported("recbole.trainer.trainer", mend)
+
+
+@repair("utils/utils.py:298", "get_flops() counts with thop, which asks for distutils, gone in Python 3.12")
+def flops_without_distutils():
+    upstream = importlib.import_module("recbole.utils.utils").get_flops
+    distutils, version = ModuleType("distutils"), ModuleType("distutils.version")
+    distutils.version, version.LooseVersion = version, TorchVersion  # thop compares versions of torch
+
+    def get_flops(*args, **kwargs):
+        with standing_in(**{"distutils": distutils, "distutils.version": version}):
+            return upstream(*args, **kwargs)
+
+    replace_everywhere(upstream, get_flops)
