@@ -243,14 +243,16 @@ def test_titles_of_ml_100k():
 def test_titles_of_other_files(tmp_path):
     assert item_texts(config(tmp_path)).titles_of(["x"]) == ["x"]  # no .item file
     file = tmp_path / "d.item"
-    file.write_text('item_id:token,brand:token,headline:token_seq\na,X,NA\nb,Y," half a quote\nb,Y,again\n')
+    file.write_text('item_id:token,brand:token,headline:token_seq\na,X,NA\nb,Y_Z," half a quote\nb,Y,again\n')
     texts = item_texts(config(tmp_path, field_separator=","))
     assert texts.titles.to_dict() == {"a": "NA", "b": '" half a quote'} and texts.verb == "read"
     assert texts.classes_of(["a"]) == [()]
-    assert item_texts(config(tmp_path, field_separator=","), title_field="brand").titles["b"] == "Y"
-    assert item_texts(config(tmp_path, field_separator=","), class_field="brand").classes["b"] == ("Y",)
+    assert item_texts(config(tmp_path, field_separator=","), title_field="brand").titles["b"] == "Y_Z"
+    assert item_texts(config(tmp_path, field_separator=","), class_field="brand").classes["b"] == ("Y Z",)
     with pytest.raises(UserError, match="no column 'class'; its columns are item_id, brand, headline"):
         item_texts(config(tmp_path, field_separator=","), class_field="class")
+    file.write_text('item_id:token\ttitle:token_seq\na\t"""So"" she said"\nb\tmore\n')
+    assert item_texts(config(tmp_path)).titles.to_dict() == {"a": '"So" she said', "b": "more"}
     file.write_bytes(b"item_id:token\ttitle:token\na\t\xff\xfe\n")
     with pytest.raises(UserError, match="cannot be read for titles"):
         item_texts(config(tmp_path))

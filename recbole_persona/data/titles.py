@@ -101,7 +101,7 @@ def item_texts(config, title_field=None, class_field=None) -> ItemTexts:
     lists = table[classes].str.split(config["seq_separator"]) if classes else pd.Series(dtype=object)
     return ItemTexts(
         table[title].map(_unquoted).str.strip() if title else pd.Series(dtype=str),
-        lists.map(lambda names: tuple(filter(None, names))),
+        lists.map(lambda names: tuple(name.replace("_", " ") for name in names if name)),
         TITLE_COLUMNS.get(title, CHOSE),
     )
 
