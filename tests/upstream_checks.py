@@ -211,6 +211,13 @@ def xgboost_loads():
 
 
 @check
+def xgboost_evaluates_by_keyword():
+    parts = pieces("XGBoost")
+    warnings.filterwarnings("error", ".*as keyword args")
+    parts.trainer.fit(parts.train, parts.test)
+
+
+@check
 def trees_in_checkpoints():
     parts = pieces("XGBoost")
     parts.trainer.fit(parts.train, parts.test)

@@ -8,7 +8,7 @@ import torch
 
 from recbole_persona.errors import UserError
 from recbole_persona.upstream.files import load_tree
-from recbole_persona.upstream.repair import around, repair, replace_everywhere, when_imported
+from recbole_persona.upstream.repair import around, repair, replace_everywhere, seen_as, when_imported
 
 
 @repair("config/configurator.py:242", "XGBoost.yaml is looked for, xgboost.yaml is there: no default is read")
@@ -108,6 +108,22 @@ def xgboost_loads():
         module.XGBoost.load_state_dict = load_state_dict
 
     when_imported("recbole.model.exlib_recommender.xgboost", mend)
+
+
+@repair("trainer/trainer.py:1114", "xgboost will no longer take data to evaluate on by position")
+def xgboost_evaluates_by_keyword():
+    def mend(trainer):
+        @around(trainer.XGBoostTrainer, "__init__")
+        def init(upstream, self, config, model):
+            upstream(self, config, model)
+            library = self.xgb
+
+            def grow(params, dtrain, num_boost_round, evals, **others):
+                return library.train(params, dtrain, num_boost_round, evals=evals, **others)
+
+            self.xgb = seen_as(library, train=grow)
+
+    when_imported("recbole.trainer.trainer", mend)
 
 
 @repair("trainer/trainer.py:996", "checkpoints of trees hold the name of a file beside them, not the trees")
