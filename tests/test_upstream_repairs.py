@@ -1,7 +1,9 @@
 """Every repair of RecBole is needed, and does what it says."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from upstream_checks import CHECKS
 
 import recbole_persona
+from recbole_persona.registry import recbole_model_names
 from recbole_persona.upstream import REPAIRS, applied, apply
 from recbole_persona.upstream.graphs import Graph, RelationEmbedding, edge_subgraph, scatter_mean, scatter_softmax
 
@@ -110,3 +113,14 @@ def test_relation_matrices_against_torch():
         results.append([left, right, norm, *torch.autograd.grad(loss, [embedding.weight, rows])])
     for ours, torchs in zip(*results):
         torch.testing.assert_close(ours, torchs)
+
+
+def test_the_page_has_them_all():
+    """docs/upstream.md is as ``python docs/upstream.py`` writes it."""
+    specification = importlib.util.spec_from_file_location("upstream_page", REPOSITORY / "docs" / "upstream.py")
+    page = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(page)
+    text = page.PAGE.read_text()
+    assert page.repairs_table() in text
+    for name in recbole_model_names():
+        assert re.search(rf"^\| {name} \| .* \| (equal|within \de-(0[7-9]|1\d)) \|", text, re.M), name
