@@ -1,7 +1,7 @@
-"""Train one model with bare RecBole, as its users do: ``python bare_recbole.py MODEL DATA FOLDER SETTINGS``.
+"""Train models with bare RecBole, as its users do: ``python bare_recbole.py DATA FOLDER SETTINGS``.
 
-Writes RecBole's own pickled checkpoint into FOLDER and the test result beside it. Nothing of ``recbole_persona`` is
-imported; the names of numpy that RecBole asks for are set by hand.
+SETTINGS is JSON, ``{model: settings}``. Writes RecBole's own pickled checkpoint as FOLDER/MODEL.pth, and the test result
+beside it. Nothing of ``recbole_persona`` is imported; the names of numpy that RecBole asks for are set by hand.
 """
 
 import json
@@ -16,13 +16,13 @@ for name in ("float_", "complex_", "unicode_", "float", "int", "object", "str", 
         setattr(np, name, plain[name.rstrip("_")])
 
 
-def main(name, data, folder, settings):
+def train(name, data, folder, settings):
     from recbole.config import Config
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_seed
 
     places = {"data_path": str(Path(data).parent), "checkpoint_dir": folder}
-    config = Config(model=name, dataset="tiny", config_dict=json.loads(settings) | places)
+    config = Config(model=name, dataset="tiny", config_dict=settings | places)
     init_seed(config["seed"], True)
     loaders = data_preparation(config, create_dataset(config))
     init_seed(config["seed"], True)
@@ -31,10 +31,12 @@ def main(name, data, folder, settings):
     trainer.fit(loaders[0], loaders[1])
     result = trainer.evaluate(loaders[2], load_best_model=False)
     trainer._save_checkpoint(0)  # the weights that were tested
-    Path(trainer.saved_model_file).rename(Path(folder) / "model.pth")
-    (Path(folder) / "test.json").write_text(json.dumps(result, default=float))
+    Path(trainer.saved_model_file).rename(Path(folder) / f"{name}.pth")
+    (Path(folder) / f"{name}.json").write_text(json.dumps(result, default=float))
 
 
 if __name__ == "__main__":
     arguments, sys.argv[1:] = sys.argv[1:], []  # RecBole reads the command line, too
-    main(*arguments)
+    data, folder, models = arguments
+    for name, settings in json.loads(models).items():
+        train(name, data, folder, settings)

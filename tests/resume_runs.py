@@ -88,8 +88,6 @@ def interrupt_at(epoch, trainer):
 
 def resume(name, data, folder) -> None:
     """Continue the halves that :func:`begin` left, and compare; raises AssertionError where a bit differs."""
-    from recbole_persona.upstream.files import load_tree
-
     for runs in sorted(Path(folder).glob(f"{name}-[0-9]")):
         model, stage = json.loads((runs / "stage.json").read_text())
         for half in ("stopped", "interrupted"):
@@ -97,17 +95,21 @@ def resume(name, data, folder) -> None:
             trainer.resume()
             assert trainer.start_epoch == HALF, f"it resumed at epoch {trainer.start_epoch}"
             write(runs / f"{half}.json", finish(trainer, loaders))
-            same_text(runs / "straight.json", runs / f"{half}.json")
-            for file in ("state/last.safetensors", "model.safetensors"):
-                trees = [load_tree(runs / run / file) for run in ("straight", half)]
-                for tree in trees:
-                    tree.pop("config", None)  # it names the folder
-                    tree.pop("seconds", None)
-                same(*trees, file)
+            first, second = ((runs / f"{run}.json").read_text() for run in ("straight", half))
+            assert first == second, f"{first} and {second}"
+            same_files(runs / "straight", runs / half)
 
 
-def same_text(first, second):
-    assert first.read_text() == second.read_text(), f"{first.read_text()} and {second.read_text()}"
+def same_files(first, second) -> None:
+    """The state and the best model in two run folders are equal to the bit; raises AssertionError where they differ."""
+    from recbole_persona.upstream.files import load_tree
+
+    for file in ("state/last.safetensors", "model.safetensors"):
+        trees = [load_tree(run / file) for run in (first, second)]
+        for tree in trees:
+            tree.pop("config", None)  # it names the folder
+            tree.pop("seconds", None)
+        same(*trees, file)
 
 
 def same(a, b, where):

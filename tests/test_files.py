@@ -4,9 +4,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -194,20 +191,14 @@ def test_files_have_the_rights_that_the_user_wants(umask, tmp_path):
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
-    code = f"""
-        import os, signal
-        from recbole_persona.upstream.files import atomic_path
-        with atomic_path({str(tmp_path / "t")!r}):
+    if (child := os.fork()) == 0:
+        with atomic_path(tmp_path / "t"):
             os.kill(os.getpid(), signal.SIGKILL)
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=False)
+    os.waitpid(child, 0)
     save_tree({}, tmp_path / "other")
     assert len(list(tmp_path.iterdir())) == 2
     remove_leftovers(tmp_path / "t")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
-
-
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @pytest.fixture

@@ -24,34 +24,35 @@ from recbole_persona.upstream.files import load_tree
 HERE = Path(__file__).parent
 
 
+# A plain model; two scipy matrices beside the weights; a pickled module among the other parameters.
+MODELS = ["BPR", "ItemKNN", "SASRecF"]
+
+
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return upstream_models.write_tiny(tmp_path_factory.mktemp("data"))
-
-
-def bare_recbole(name, data, folder) -> Path:
-    """A checkpoint that RecBole alone wrote, in a process without ``recbole_persona``."""
-    _, settings = upstream_models.stages(name)[-1]
-    command = [sys.executable, "-W", "ignore", HERE / "bare_recbole.py", name, data, folder, json.dumps(settings)]
+def bare_recbole(tmp_path_factory):
+    """A folder with checkpoints that RecBole alone wrote, in a process without ``recbole_persona``."""
+    folder = tmp_path_factory.mktemp("bare")
+    data = upstream_models.write_tiny(folder)
+    settings = json.dumps({name: upstream_models.stages(name)[-1][1] for name in MODELS})
+    command = [sys.executable, "-W", "ignore", HERE / "bare_recbole.py", data, folder, settings]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return folder / "model.pth"
+    return folder
 
 
-# A plain model; two scipy matrices beside the weights; tables of numpy; a pickled module among the other parameters.
-@pytest.mark.parametrize("name", ["BPR", "ItemKNN", "SASRecF"])
-def test_a_checkpoint_of_recbole_gives_equal_scores(name, data, tmp_path):
+@pytest.mark.parametrize("name", MODELS)
+def test_a_checkpoint_of_recbole_gives_equal_scores(name, bare_recbole, tmp_path):
     from recbole.quick_start import load_data_and_model
     from recbole.utils import get_trainer
 
-    file, target = bare_recbole(name, data, tmp_path), tmp_path / "model.safetensors"
+    file, target = bare_recbole / f"{name}.pth", tmp_path / "model.safetensors"
     with pytest.raises(UserError, match="recbole-persona convert checkpoint"):
         load_tree(file)
     convert_checkpoint(file, target)
     config, model, _, train_data, _, test_data = load_data_and_model(str(target))
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.eval_collector.data_collect(train_data)
-    expected = json.loads((tmp_path / "test.json").read_text())
+    expected = json.loads((bare_recbole / f"{name}.json").read_text())
     assert trainer.evaluate(test_data, load_best_model=False) == expected
     with torch.no_grad():
         for parameter in model.parameters():

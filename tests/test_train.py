@@ -25,7 +25,7 @@ from recbole_persona.train.checkpoint import load_model_state, save_model_state
 from recbole_persona.train.outside import changed_since, put_back, remember
 from recbole_persona.train.random_state import generator_states, process_state, set_generator_states, set_process_state
 from recbole_persona.train.trainer import resumable
-from recbole_persona.upstream.files import load_tree
+from recbole_persona.upstream.files import load_tree, save_tree
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,8 @@ def test_a_model_that_was_never_validated_is_kept(bpr, tmp_path):
 def test_trees_stay_in_the_run_folder(name, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, stage = upstream_models.stages(name)[0]
+    stage |= {"lgb_params": {"objective": "binary", "num_threads": 1}, "lgb_num_boost_round": 3}
+    stage |= {"xgb_nthread": 1, "xgb_num_boost_round": 3}
     trainer, loaders = make(model, stage, data, tmp_path / "run", epochs=1)
     trainer.fit(loaders[0], loaders[1], saved=True, show_progress=False)
     first = trainer.evaluate(loaders[2], load_best_model=True)
@@ -186,14 +188,34 @@ def test_there_must_be_a_state_of_this_model(bpr, data, tmp_path):
         bpr(embedding_size=8)[0].resume()
 
 
+def test_a_state_of_another_version_is_refused(bpr, tmp_path):
+    trainer, loaders = bpr(epochs=1)
+    fit(trainer, loaders)
+    save_tree(load_tree(trainer.state_file) | {"format": 99}, trainer.state_file)
+    with pytest.raises(UserError, match="another version"):
+        bpr(epochs=1)[0].resume()
+
+
+def test_metrics_of_two_types_resume_too(bpr, tmp_path):
+    metrics = {"metrics": ["NDCG", "AUC"], "valid_metric": "AUC"}
+    whole = resume_runs.finish(*bpr(tmp_path / "whole", epochs=4, **metrics))
+    fit(*bpr(tmp_path / "half", epochs=2, **metrics))
+    trainer, loaders = bpr(tmp_path / "half", epochs=4, **metrics)
+    trainer.resume()
+    assert resume_runs.finish(trainer, loaders) == whole and set(whole["test"]) == {"ndcg@10", "auc"}
+    resume_runs.same_files(tmp_path / "whole", tmp_path / "half")
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "state/last.safetensors"])
 def test_a_truncated_file_is_named(file, bpr, tmp_path):
     trainer, loaders = bpr(epochs=1)
     fit(trainer, loaders)
     path = tmp_path / "run" / file
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=f"{path.name} cannot be read"):
-        trainer.evaluate(loaders[2]) if file.startswith("model") else trainer.resume()
+    for read in (trainer.resume, lambda: trainer.evaluate(loaders[2])):
+        if file.startswith("model") or read == trainer.resume:
+            with pytest.raises(UserError, match=rf"{path.name} cannot be read"):
+                read()
 
 
 # what goes wrong while it trains
@@ -395,8 +417,6 @@ def test_all_sources_of_random_numbers_continue():
 
 
 def test_states_survive_the_file(tmp_path):
-    from recbole_persona.upstream.files import save_tree
-
     random.gauss(0, 1)
     np.random.normal()
     state = process_state() | {"generator": np.random.default_rng(5).bit_generator.state}

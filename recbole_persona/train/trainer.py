@@ -31,6 +31,7 @@ from recbole_persona.train.random_state import (
 )
 from recbole_persona.upstream.files import load_tree, remove_leftovers, save_tree
 
+FORMAT = 1  # of the state
 _PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
 
 
@@ -114,8 +115,12 @@ class RunTrainer:
         for file in (self.state_file, self.saved_model_file):
             remove_leftovers(file)
         state = load_tree(self.state_file)
+        if state.get("format") != FORMAT:
+            raise UserError(f"{self.state_file} is the state of another version of recbole_persona; use --rerun.")
         if state["trainer"] != [type(self).__name__, self.config["model"]]:
             raise UserError(f"{self.state_file} is the state of {state['trainer'][1]}, which is another model.")
+        if state["progress"]["best_valid_result"] is not None:
+            load_tree(self.saved_model_file)  # without it the run could not end well: better said now
         self._resumed = state
         self._put_back(state)
         # With early stopping behind it, there is nothing left to train.
@@ -164,6 +169,7 @@ class RunTrainer:
         names = {id(stepper): name for name, stepper in self._steppers.items()}
         bindings = {name: names[id(getattr(self, name))] for name in self._steppers}
         state = {
+            "format": FORMAT,
             "trainer": [type(self).__name__, self.config["model"]],
             "epoch": epoch,
             "in_epoch": in_epoch,

@@ -71,13 +71,10 @@ def _not_written(path, reason):
 
 
 def remove_leftovers(path) -> None:
-    """Remove the temporary files that killed processes left while they wrote ``path``.
-
-    Only for a folder that no other process writes to.
-    """
+    """Remove what killed processes left half-written of ``path``; only where no other process writes it."""
     path = Path(path)
-    for folder in path.parent.glob(f".{path.name}.*.tmp"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_text(path, text: str) -> None:
