@@ -22,6 +22,10 @@ _OF_EVERY_MODULE = {*vars(torch.nn.Module()), _NOTES}
 class _Notes(dict):
     """``{path: (value, mark)}``. The values are kept: a mark's identities hold only while their objects live."""
 
+    def __init__(self, notes):
+        super().__init__(notes)
+        self.said = set()  # paths that a warning has named
+
     def __deepcopy__(self, memo):
         return None  # a copied model holds other objects
 
@@ -40,7 +44,8 @@ def changed_since(model) -> dict:
         ``{"in_place": {path: tensor}, "replaced": {path: value}}``: tensors whose memory was written to, and attributes
         that are another object now. Of what ``other_parameter()`` returns nothing is repeated.
     """
-    notes, kept_anyway, own = getattr(model, _NOTES, None) or {}, _other_parameters(model), _in_state_dict(model)
+    remember(model)
+    notes, kept_anyway, own = getattr(model, _NOTES), _other_parameters(model), _in_state_dict(model)
     in_place, replaced = {}, {}
     for path, value in _attributes(model):
         old, mark = notes.get(path, (None, None))
@@ -50,7 +55,8 @@ def changed_since(model) -> dict:
             in_place[path] = value
         elif _has_form(value, own):
             replaced[path] = value
-        else:
+        elif path not in notes.said:
+            notes.said.add(path)
             getLogger().warning(f"{path} is a {type(value).__name__} and changed in training, but cannot be saved.")
     return {"in_place": in_place, "replaced": replaced}
 
