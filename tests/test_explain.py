@@ -59,6 +59,7 @@ def run_tiny(folder, run_dir, model="AMPCF", **settings):
 def test_the_data(reasons, run_dir):
     assert json.loads(json.dumps(reasons)) == reasons
     assert [reason["rank"] for reason in reasons] == [*range(1, 9)]
+    assert recbole_persona.explain(run_dir, 196, topk=1) == reasons[:1]
     table = recbole_persona.recommend(run_dir, 196, topk=8)
     for reason, row in zip(reasons, table.to_dict("records")):
         assert set(reason) == REASON and reason["user"] == "196" and reason["verb"] == "watched"
@@ -127,10 +128,13 @@ def test_a_new_user(run_dir):
         assert {item["item"] for item in reason["because"]} <= set(history)
 
 
-@pytest.mark.parametrize("attention", ["learned", "argmax", "uniform", "fixed"])
+SWITCHES = [*({"attention": kind} for kind in ("learned", "argmax", "uniform", "fixed")), {"variant": "conference"}]
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: next(iter(switch.values())))
 @pytest.mark.parametrize("n_personas", [1, 3])
-def test_every_attention_is_explained(attention, n_personas, tiny, tmp_path, capsys):
-    folder = run_tiny(tiny, tmp_path, attention=attention, n_personas=n_personas)
+def test_every_attention_is_explained(switch, n_personas, tiny, tmp_path, capsys):
+    folder = run_tiny(tiny, tmp_path, n_personas=n_personas, **switch)
     reasons = recbole_persona.explain(folder, "u1", topk=5)
     pooled = recbole_persona.recommend(folder, "u1", topk=5)
     assert len(reasons) == 5 and np.allclose([r["score"] for r in reasons], pooled["score"], atol=1e-5)

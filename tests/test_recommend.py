@@ -101,6 +101,7 @@ def test_scores_are_those_of_the_external_ids(model, request):
 
 def test_what_is_known_is_left_out(ampcf, interactions):
     everything = recbole_persona.recommend(ampcf, ["13"], topk=10**6)
+    assert list(recbole_persona.recommend(ampcf, ["13"], topk=1)["item"]) == list(everything["item"][:1])
     assert set(everything["item"]) == set().union(*interactions.values()) - interactions["13"]
     again = recbole_persona.recommend(ampcf, ["13"], topk=10**6, mask_history=False)
     assert set(again["item"]) == set().union(*interactions.values())

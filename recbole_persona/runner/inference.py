@@ -73,7 +73,7 @@ def _ranked(loaded, people, members, topk, mask_history, texts) -> pd.DataFrame:
     scores, items = top_items(people.scores(members), people.seen(members) if mask_history else None, topk)
     row, rank = torch.nonzero(torch.isfinite(scores), as_tuple=True)
     chosen = items[row, rank]
-    tokens = loaded.dataset.id2token(loaded.dataset.iid_field, chosen.cpu())
+    tokens = loaded.dataset.id2token(loaded.dataset.iid_field, chosen.cpu().numpy())
     table = pd.DataFrame(
         {
             "user": people.labels[members][row.cpu()],
@@ -170,7 +170,7 @@ def _explained(loaded, people, topk, items, texts) -> list[dict]:
     weights = people.explain(np.repeat(first, len(chosen)), chosen).weights  # (N, K)
 
     history = people.history()
-    shares, because = _persona_histories(loaded.model, people, history)
+    shares, because = persona_histories(loaded.model, people, history)
     tokens = dataset.id2token(dataset.iid_field, history)
     titles = texts.titles_of(tokens)
     names = persona_names(shares, texts.classes_of(tokens), titles)
@@ -178,7 +178,7 @@ def _explained(loaded, people, topk, items, texts) -> list[dict]:
 
     reasons = []
     for token, item, rank, weight in zip(
-        dataset.id2token(dataset.iid_field, chosen.cpu()),
+        dataset.id2token(dataset.iid_field, chosen.cpu().numpy()),
         chosen.tolist(),
         ranks.tolist(),
         weights.double().cpu().numpy(),
@@ -208,7 +208,7 @@ def _explained(loaded, people, topk, items, texts) -> list[dict]:
     return reasons
 
 
-def _persona_histories(model, people, history):
+def persona_histories(model, people, history):
     """How the personas divide the history among them.
 
     Args:
