@@ -23,13 +23,13 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def ask():
-    """``ask(mode, name)``: what a check says in a fork of the process of that mode; see ``upstream_checks``."""
+    """``ask(mode, name)``: what a check says in a fork of the process of that mode; see ``upstream_forks``."""
     processes = {}
 
     def ask(mode, name):
         if mode not in processes:
             environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, Path(__file__).with_name("upstream_checks.py"), mode]
+            command = [sys.executable, Path(__file__).with_name("upstream_forks.py"), mode]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             processes[mode] = subprocess.Popen(command, text=True, env=environment, **pipes)
         print(name, file=processes[mode].stdin, flush=True)

@@ -1,25 +1,18 @@
 """One check per repair of RecBole: it passes with the repair and fails without it.
 
-As a script, the process in which ``test_upstream_repairs.py`` runs them: each line of standard input names a check, and
-a fork of this process runs it in an empty folder. ``repaired`` forks from a process that has imported
-``recbole_persona``, ``without`` from one that has not, where the fork leaves out the repair of that name.
+Each runs in an empty folder, in a process of its own (``upstream_forks.py``), after ``import recbole_persona``.
 """
 
-import importlib
-import json
-import os
 import pickle
 import sys
-import tempfile
-import traceback
-import types
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from upstream_models import stages, train, without_first, write_tiny
+from upstream_models import without_first, write_tiny
+from upstream_pieces import agreement, assert_user_error, pieces, rows, run, saved_and_loaded
 
 CHECKS = {}
 
@@ -27,56 +20,6 @@ CHECKS = {}
 def check(function):
     CHECKS[function.__name__] = function
     return function
-
-
-# What the checks share; RecBole may be imported only inside them.
-
-
-def pieces(name, data="data", **settings):
-    """Config, model, trainer and loaders of a model on the tiny data, before training."""
-    from recbole.config import Config
-    from recbole.data import create_dataset, data_preparation
-    from recbole.utils import get_model, get_trainer, init_seed
-
-    if not Path(data).is_dir():
-        write_tiny(data)
-    model_name, own = stages(name)[-1]
-    config = Config(model=model_name, dataset="tiny", config_dict=own | {"data_path": data} | settings)
-    init_seed(config["seed"], config["reproducibility"])
-    loaders = data_preparation(config, create_dataset(config))
-    model = get_model(config["model"])(config, loaders[0]._dataset)
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    return types.SimpleNamespace(config=config, model=model, trainer=trainer, train=loaders[0], test=loaders[2])
-
-
-def run(name):
-    write_tiny("data")
-    return train(name, "data", "saved")
-
-
-def saved_and_loaded(name):
-    from recbole.quick_start import load_data_and_model
-    from upstream_models import score
-
-    trained = run(name)
-    config, model, *_, test_data = load_data_and_model(trained.file)
-    assert torch.equal(score(config, model, test_data), trained.scores)
-    return config, model, test_data
-
-
-def rows(loader):
-    return loader.transform(loader._dataset, loader._dataset[: len(loader._dataset)])
-
-
-def assert_user_error(function, *words):
-    from recbole_persona.errors import UserError
-
-    try:
-        function()
-    except UserError as error:
-        assert all(word in str(error) for word in words), error
-    else:
-        raise AssertionError("no UserError")
 
 
 # environment
@@ -381,12 +324,6 @@ def core_has_one_score():
     agreement("CORE")
 
 
-def agreement(name):
-    model, batch = (parts := pieces(name)).model.eval(), rows(parts.test)
-    every = model.full_sort_predict(batch).view(len(batch), -1)
-    torch.testing.assert_close(model.predict(batch), every.gather(1, batch["item_id"].unsqueeze(1)).squeeze(1))
-
-
 @check
 def case_study_transforms():
     parts = pieces("SHAN")
@@ -489,45 +426,3 @@ def tuning_names_its_extra():
 
     sys.modules["hyperopt"] = None
     assert_user_error(lambda: HyperTuning(print, params_dict={"choice": {"a": [1]}}), "pip install", "[hyperopt]")
-
-
-def answer(mode) -> None:
-    """For each name of a check on standard input, print the traceback of its failure as JSON, or null."""
-    import networkx  # noqa: F401  (what a fork need not import again)
-    import scipy.sparse  # noqa: F401
-    import sklearn.metrics  # noqa: F401
-    import torch.utils.tensorboard
-
-    torch.set_num_threads(1)
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports half of torch
-    if mode == "repaired":
-        import recbole_persona
-
-        for kind in ("general", "sequential", "context_aware", "knowledge_aware"):
-            importlib.import_module(f"recbole.model.{kind}_recommender")
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        name = line.strip()
-        with tempfile.TemporaryDirectory() as folder:
-            if (child := os.fork()) == 0:
-                os.chdir(folder)
-                if mode == "without":
-                    os.environ["RECBOLE_PERSONA_SKIP_REPAIRS"] = name
-                try:
-                    import recbole_persona  # noqa: F401
-
-                    CHECKS[name]()
-                    fault = None
-                except BaseException:
-                    fault = traceback.format_exc()
-                Path("fault.json").write_text(json.dumps(fault))
-                os._exit(0)
-            _, status = os.waitpid(child, 0)
-            file = Path(folder) / "fault.json"
-            fault = file.read_text() if status == 0 and file.is_file() else json.dumps(f"it ended with status {status}")
-        print(fault, file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    answer(sys.argv[1])
