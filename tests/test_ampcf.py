@@ -223,12 +223,29 @@ def test_tiles_change_nothing(variant, attention, monkeypatch):
     whole = model.score_all(model.personas(users), model._mixture(users))
     loss = model.calculate_loss(batch(60))
     gradients = torch.autograd.grad(loss, list(model.parameters()))
-    monkeypatch.setitem(ampcf.SCORING_TILE, "cpu", (5, 7))
+    monkeypatch.setitem(ampcf.SCORING_TILE, "cpu", 100)
     monkeypatch.setattr(ampcf, "TRAINING_TILE", 3 * 30 * 2)
     torch.testing.assert_close(model.score_all(model.personas(users), model._mixture(users)), whole)
     tiled = model.calculate_loss(batch(60))
     torch.testing.assert_close(tiled, loss)
     torch.testing.assert_close(torch.autograd.grad(tiled, list(model.parameters())), gradients)
+
+
+@pytest.mark.parametrize("variant, attention", list(itertools.product(VARIANTS, ATTENTIONS)))
+@pytest.mark.parametrize("scale, temperature, mild", [(1.0, 1.0, True), (9.0, 1.0, False), (1.0, 0.01, False)])
+def test_full_sort_is_predict_at_any_scale(variant, attention, scale, temperature, mild):
+    """Also where exp of a logit overflows in 32 bits."""
+    model = small_model(scale=scale, double=False, variant=variant, attention=attention, temperature=temperature)
+    projected = variant == "conference" and temperature == 1.0
+    if model.attention.asks:
+        assert model.attention.is_mild(model.personas(torch.arange(12)), model.item_embedding.weight) == (
+            mild or projected
+        )
+    users = torch.arange(12)
+    pairs = Interaction({"user_id": users.repeat_interleave(30), "item_id": torch.arange(30).repeat(12)})
+    scores = model.full_sort_predict(Interaction({"user_id": users}))
+    assert torch.isfinite(scores).all()
+    torch.testing.assert_close(scores, model.predict(pairs), atol=1e-4 * scale**2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 VARIANTS = ("journal", "conference")
 ATTENTIONS = ("learned", "argmax", "uniform", "fixed")
+MILD = 60.0  # exp of it, and of its negative, is far from the ends of 32 bits, also times K and itself
 
 
 class PersonaAttention(nn.Module):
@@ -54,14 +55,31 @@ class PersonaAttention(nn.Module):
             if self.kind == "fixed" and mixture is not None:
                 return mixture.softmax(dim=1).unsqueeze(-1)
             return responses.new_full((1, self.n_personas, 1), 1 / self.n_personas).expand(len(personas), -1, 1)
-        logits = responses
-        if self.projects:
-            logits = F.normalize(self.persona_map(personas), dim=-1) @ keys.mT  # (B, K, N)
-        weights = (logits / self.temperature if self.temperature != 1 else logits).softmax(dim=1)
+        weights = self._logits(personas, keys, responses).softmax(dim=1)
         if self.kind == "argmax":
             hard = torch.zeros_like(weights).scatter_(1, weights.argmax(dim=1, keepdim=True), 1.0)
             weights = hard + (weights - weights.detach())
         return weights
+
+    def _logits(self, personas, keys, responses):
+        """What the softmax over the personas reads, (B, K, N)."""
+        compared = F.normalize(self.persona_map(personas), dim=-1) @ keys.mT if self.projects else responses
+        return compared / self.temperature if self.temperature != 1 else compared
+
+    def is_mild(self, personas, items) -> bool:
+        """Whether no logit of these personas (..., d) and items (..., d) can leave the range of exp, by Cauchy-Schwarz."""
+        if self.projects or not len(personas):
+            return 1 / self.temperature < MILD
+        return (personas.norm(dim=-1).amax() * items.norm(dim=-1).amax()).item() / self.temperature < MILD
+
+    @torch.no_grad()
+    def pool(self, personas, keys, responses, mixture=None, mild=False):
+        """sum_k a_k r_k, (B, N): as with the weights of :meth:`forward`, in fewer steps if the logits are ``mild``."""
+        if not (mild and self.asks and self.kind == "learned" and responses.element_size() >= 4):
+            return (self(personas, keys, responses, mixture) * responses).sum(dim=1)
+        heat = self._logits(personas, keys, responses).exp()
+        total = heat.sum(dim=1)
+        return heat.mul_(responses).sum(dim=1).div_(total)
 
 
 def respond(personas, items):

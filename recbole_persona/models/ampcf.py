@@ -24,7 +24,7 @@ from recbole_persona.layers.personas import ATTENTIONS, VARIANTS, PersonaAttenti
 INIT_STD = 0.1  # of personas and items
 FOLD_STEPS, FOLD_RATE = 100, 0.05  # of fold_in
 TRAINING_TILE = 2**24  # U x K x I responses that training holds at a time
-SCORING_TILE = {"cpu": (32, 2048), "accelerator": (1024, 2**14)}  # U x I at a time; on a CPU K of them stay in the cache
+SCORING_TILE = {"cpu": 2**17, "accelerator": 2**26}  # the same for scoring; on a CPU they stay in the cache
 
 _kept = weakref.WeakKeyDictionary()  # model -> its items as candidates; no part of its state
 
@@ -210,15 +210,19 @@ class AMPCF(GeneralRecommender):
         The K x I responses of a user are held for one tile of users and items at a time.
         """
         items = self._all_items_kept()
-        n_users, n_items = SCORING_TILE["cpu" if personas.device.type == "cpu" else "accelerator"]
+        mild = self.attention.is_mild(personas, items.vectors)
+        size = SCORING_TILE["cpu" if personas.device.type == "cpu" else "accelerator"]
+        n_items = min(self.n_items, size // 128)
+        n_users = max(1, min(len(personas), size // (self.n_personas * n_items)))
+        n_items = max(n_items, size // (self.n_personas * n_users))  # few users leave room for more items
+        tiles = [items.part(slice(left, left + n_items)) for left in range(0, self.n_items, n_items)]
         scores = items.vectors.new_empty(len(personas), self.n_items)
-        for left in range(0, self.n_items, n_items):
-            columns = slice(left, left + n_items)
-            tile = items.part(columns)
-            for top in range(0, len(personas), n_users):
-                users = slice(top, top + n_users)
-                mixed = None if mixture is None else mixture[users]
-                scores[users, columns] = self._score(personas[users], tile, mixed)[0]
+        for top in range(0, len(personas), n_users):
+            users = personas[top : top + n_users]
+            mixed = None if mixture is None else mixture[top : top + n_users]
+            for tile, part in zip(tiles, scores[top : top + n_users].split(n_items, dim=1)):
+                pooled = self.attention.pool(users, tile.keys, respond(users, tile.vectors), mixed, mild)
+                part.copy_(pooled) if tile.bias is None else torch.add(pooled, tile.bias, out=part)
         return scores
 
     # Explanations
