@@ -52,7 +52,11 @@ def main():
             repeats,
         )
         os.chdir("/")
-    sizes = {"data": "ml-100k", **{key: SETTINGS[key] for key in ("embedding_size", "train_batch_size")}, "negatives": 1}
+    sizes = {
+        "data": "ml-100k",
+        **{key: SETTINGS[key] for key in ("embedding_size", "train_batch_size")},
+        "negatives": 1,
+    }
     rows = [
         row(claim, peer, quotients(seconds[above], seconds[below]), repeats, sizes)
         for claim, peer, above, below in (
