@@ -219,11 +219,11 @@ def test_entropy_is_finite_with_its_gradient_at_certainty():
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_tiles_change_nothing(variant, attention, monkeypatch):
     settings = {"variant": variant, "attention": attention, "alpha": 0.5, "lambda_n": 0.3}
-    model, users = small_model(**settings), torch.arange(12)
+    model, users = small_model(**settings), torch.arange(12).repeat(8)
     whole = model.score_all(model.personas(users), model._mixture(users))
     loss = model.calculate_loss(batch(60))
     gradients = torch.autograd.grad(loss, list(model.parameters()))
-    monkeypatch.setitem(ampcf.SCORING_TILE, "cpu", 100)
+    monkeypatch.setitem(ampcf.SCORING_TILE, "cpu", 512)
     monkeypatch.setattr(ampcf, "TRAINING_TILE", 3 * 30 * 2)
     torch.testing.assert_close(model.score_all(model.personas(users), model._mixture(users)), whole)
     tiled = model.calculate_loss(batch(60))
