@@ -4,13 +4,11 @@ Run with ``pytest -m slow -s tests/test_claims.py`` to see the figures.
 """
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
 from recbole_persona import run
-from recbole_persona.config import shipped
 from recbole_persona.evaluate.faithfulness import faithfulness
 from recbole_persona.runner.training import load
 
@@ -21,7 +19,6 @@ VARIANTS = {
     "K=4, fixed": {"attention": "fixed"},
     "K=4, uniform": {"attention": "uniform"},
     "K=1": {"n_personas": 1},
-    "K=1, no penalty": {"n_personas": 1, "reg_weight": 0.0},
 }
 
 
@@ -42,24 +39,8 @@ def test_several_personas_and_a_candidate_that_chooses(outcomes):
     for name, outcome in outcomes.items():
         print(f"{name}: {dict(outcome['test_result'])}")
     ndcg = {name: outcome["test_result"]["ndcg@10"] for name, outcome in outcomes.items()}
-    for other in ("K=1", "K=1, no penalty", "K=4, fixed", "K=4, uniform"):
+    for other in ("K=1", "K=4, fixed", "K=4, uniform"):
         assert ndcg["K=4"] >= 1.1 * ndcg[other]
-
-
-def test_dominant_personas_are_the_tastes(outcomes):
-    """Adjusted Rand index of dominant persona and true taste over a user's interactions, mean over users of two or more."""
-    loaded = load(outcomes["K=4"]["run_dir"])
-    truth = pd.read_csv(shipped("dataset") / "planted-personas" / "truth_interactions.tsv", sep="\t")
-    ids = {
-        field: torch.as_tensor(loaded.dataset.token2id(field, truth[field].to_numpy()))
-        for field in ("user_id", "item_id")
-    }
-    with torch.no_grad():
-        truth["persona"] = loaded.model.explain(ids).weights.argmax(dim=1).numpy()
-    users = truth.groupby("user_id").filter(lambda rows: rows["taste"].nunique() > 1).groupby("user_id")
-    index = np.mean([adjusted_rand_score(rows["taste"], rows["persona"]) for _, rows in users])
-    print(f"dominant persona and taste: {index:.3f} over {users.ngroups} users")
-    assert index >= 0.75
 
 
 def test_lists_cover_the_tastes_without_reranking(outcomes):
