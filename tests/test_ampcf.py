@@ -223,7 +223,7 @@ def test_tiles_change_nothing(variant, attention, monkeypatch):
     whole = model.score_all(model.personas(users), model._mixture(users))
     loss = model.calculate_loss(batch(60))
     gradients = torch.autograd.grad(loss, list(model.parameters()))
-    monkeypatch.setitem(ampcf.SCORING_TILE, "cpu", 512)
+    monkeypatch.setitem(ampcf.SCORING_TILE, "cpu", 1024)
     monkeypatch.setattr(ampcf, "TRAINING_TILE", 3 * 30 * 2)
     torch.testing.assert_close(model.score_all(model.personas(users), model._mixture(users)), whole)
     tiled = model.calculate_loss(batch(60))

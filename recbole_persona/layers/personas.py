@@ -62,24 +62,41 @@ class PersonaAttention(nn.Module):
         return weights
 
     def _logits(self, personas, keys, responses):
-        """What the softmax over the personas reads, (B, K, N)."""
+        """What the softmax over the personas reads, of the shape of the responses."""
         compared = F.normalize(self.persona_map(personas), dim=-1) @ keys.mT if self.projects else responses
         return compared / self.temperature if self.temperature != 1 else compared
 
     def is_mild(self, personas, items) -> bool:
-        """Whether no logit of these personas (..., d) and items (..., d) can leave the range of exp, by Cauchy-Schwarz."""
-        if self.projects or not len(personas):
-            return 1 / self.temperature < MILD
-        return (personas.norm(dim=-1).amax() * items.norm(dim=-1).amax()).item() / self.temperature < MILD
+        """Whether exp of every logit of these personas (..., d) and items (..., d) is an ordinary number of 32 bits or more."""
+        if personas.element_size() < 4 or torch.is_autocast_enabled(personas.device.type) or not len(personas):
+            return False
+        longest = 1.0 if self.projects else (personas.norm(dim=-1).amax() * items.norm(dim=-1).amax()).item()
+        return longest / self.temperature < MILD  # |p . q| <= |p| |q|
 
     @torch.no_grad()
-    def pool(self, personas, keys, responses, mixture=None, mild=False):
-        """sum_k a_k r_k, (B, N): as with the weights of :meth:`forward`, in fewer steps if the logits are ``mild``."""
-        if not (mild and self.asks and self.kind == "learned" and responses.element_size() >= 4):
+    def pool(self, personas, items, keys, mixture=None, mild=False):
+        """sum_k a_k p_k . q, with the weights of :meth:`forward`, in fewer steps if the logits are ``mild``.
+
+        Args:
+            personas: (B, K, d).
+            items: (N, d), the same for all rows.
+            keys: (N, a), theirs from :meth:`keys`.
+            mixture: (B, K) or None.
+
+        Returns:
+            (B, N).
+        """
+        if not (mild and self.asks and self.kind == "learned"):
+            responses = respond(personas, items)
             return (self(personas, keys, responses, mixture) * responses).sum(dim=1)
+        personas = personas.transpose(0, 1)  # (K, B, d): what one persona says of all lies together
+        responses = personas @ items.mT  # (K, B, N)
         heat = self._logits(personas, keys, responses).exp()
-        total = heat.sum(dim=1)
-        return heat.mul_(responses).sum(dim=1).div_(total)
+        scores, total = heat[0] * responses[0], heat[0]
+        for k in range(1, self.n_personas):
+            scores.addcmul_(heat[k], responses[k])
+            total += heat[k]
+        return scores.div_(total)
 
 
 def respond(personas, items):

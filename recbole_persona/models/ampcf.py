@@ -24,7 +24,7 @@ from recbole_persona.layers.personas import ATTENTIONS, VARIANTS, PersonaAttenti
 INIT_STD = 0.1  # of personas and items
 FOLD_STEPS, FOLD_RATE = 100, 0.05  # of fold_in
 TRAINING_TILE = 2**24  # U x K x I responses that training holds at a time
-SCORING_TILE = {"cpu": 2**17, "accelerator": 2**26}  # the same for scoring; on a CPU they stay in the cache
+SCORING_TILE = {"cpu": 2**18, "accelerator": 2**26}  # the same for scoring; on a CPU they stay in the cache
 
 _kept = weakref.WeakKeyDictionary()  # model -> its items as candidates; no part of its state
 
@@ -212,7 +212,7 @@ class AMPCF(GeneralRecommender):
         items = self._all_items_kept()
         mild = self.attention.is_mild(personas, items.vectors)
         size = SCORING_TILE["cpu" if personas.device.type == "cpu" else "accelerator"]
-        n_items = min(self.n_items, size // 128)
+        n_items = min(self.n_items, size // 256)
         n_users = max(1, min(len(personas), size // (self.n_personas * n_items)))
         n_items = max(n_items, size // (self.n_personas * n_users))  # few users leave room for more items
         tiles = [items.part(slice(left, left + n_items)) for left in range(0, self.n_items, n_items)]
@@ -221,7 +221,7 @@ class AMPCF(GeneralRecommender):
             users = personas[top : top + n_users]
             mixed = None if mixture is None else mixture[top : top + n_users]
             for tile, part in zip(tiles, scores[top : top + n_users].split(n_items, dim=1)):
-                pooled = self.attention.pool(users, tile.keys, respond(users, tile.vectors), mixed, mild)
+                pooled = self.attention.pool(users, tile.vectors, tile.keys, mixed, mild)
                 part.copy_(pooled) if tile.bias is None else torch.add(pooled, tile.bias, out=part)
         return scores
 
