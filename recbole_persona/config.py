@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,7 +35,7 @@ def shipped(kind: str) -> Path:
     checkout = Path(__file__).parent.parent / kind
     if (checkout.parent / "setup.cfg").is_file() and checkout.is_dir():
         return checkout
-    return Path(str(files(f"recbole_persona.{kind}")))
+    return Path(__file__).parent / kind
 
 
 class Config(_RecboleConfig):
