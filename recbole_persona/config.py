@@ -137,7 +137,6 @@ class Config(_RecboleConfig):
                 hint = f"; near it are {', '.join(near)}" if near else ""
                 hint += "; a list is written \"['Recall','NDCG']\"" if "," in str(metric) else ""
                 raise UserError(f"There is no metric named {metric!r}{hint}.")
-
         return metrics
 
     def _check_passes(self, metrics, kinds):

@@ -3,10 +3,13 @@
 A bare name is ours first, then RecBole's; ``recbole:DIN`` is RecBole's in any case; ``package.module:Class`` is anybody's.
 """
 
+import ast
 import difflib
 import importlib
 import importlib.util
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from recbole.data import utils as data_utils
 from recbole.evaluator import collector
@@ -100,17 +103,15 @@ def import_path(path: str):
         raise UserError(f"The module {module!r} has no {name!r}.") from None
 
 
-def recbole_model_names() -> list[str]:
+@cache
+def recbole_model_names() -> tuple[str, ...]:
     """The model classes that RecBole 1.2.1 ships, read from its packages without importing them."""
-    import ast
-    from pathlib import Path
-
     names = []
     folder = Path(importlib.util.find_spec("recbole.model").origin).parent
     for package in sorted(folder.glob("*_recommender")):
         for node in ast.parse((package / "__init__.py").read_text()).body:
             names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
-    return names
+    return tuple(names)
 
 
 def model_entry(name: str) -> tuple[str, ModelEntry] | None:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from recbole_persona.config import Config
 from recbole_persona.errors import UserError
-from recbole_persona.upstream.files import atomic_path, write_text
+from recbole_persona.upstream.files import atomic_path, remove_leftovers, write_text
 from recbole_persona.version import __version__
 
 FORMAT = 1
@@ -83,6 +83,8 @@ class RunFolder:
                 f"The folder {self.path} cannot be written ({error.strerror}); name another --run_dir."
             ) from None
         try:
+            for file in (self.config_file, self.run_file, self.ids_file, self.result_file, self.per_user_file):
+                remove_leftovers(file)
             yield self
         finally:
             lock.release()

@@ -1,5 +1,26 @@
 import pytest
 
-import recbole_persona  # noqa: F401  (first: without its repairs parts of recbole cannot be imported)
+import recbole_persona
 
 pytest.register_assert_rewrite("conformance")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """RecBole's own entry points write into the working directory: let it be an empty one."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Where the small data set of the tests of evaluation lies."""
+    from evaluate_data import write_data
+
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def ampcf(tmp_path_factory):
+    """The folder of a short run of AMPCF with three personas on ml-100k, to be read only."""
+    settings = {"epochs": 6, "n_personas": 3, "eval_step": 6, "run_dir": str(tmp_path_factory.mktemp("ampcf"))}
+    return recbole_persona.run("AMPCF", "ml-100k", config_dict=settings)["run_dir"]

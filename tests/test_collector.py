@@ -5,22 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluate_data import Personas, SequentialPersonas, prepared, write_data
+from evaluate_data import Personas, SequentialPersonas, prepared
 from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.collector import DataStruct
 
 from recbole_persona.evaluate.collector import Collector as OurCollector
 from recbole_persona.evaluate.collector import RecboleCollector
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # RecBole writes logs into the working directory
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 ALL_LISTS = ["NDCG", "GAUC", "ItemCoverage", "AveragePopularity", "Recall"]

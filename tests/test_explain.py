@@ -25,14 +25,8 @@ ITEMS = ("item_id:token\ttitle:token_seq\tgenres:token_seq", "Action Comedy Dram
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    settings = {"epochs": 6, "eval_step": 6, "n_personas": 3, "run_dir": str(tmp_path_factory.mktemp("ampcf"))}
-    return recbole_persona.run("AMPCF", "ml-100k", config_dict=settings)["run_dir"]
-
-
-@pytest.fixture(scope="module")
-def reasons(run_dir):
-    return recbole_persona.explain(run_dir, 196, topk=8)
+def reasons(ampcf):
+    return recbole_persona.explain(ampcf, 196, topk=8)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +50,11 @@ def run_tiny(folder, run_dir, model="AMPCF", **settings):
     return recbole_persona.run(model, "tiny", config_dict=settings)["run_dir"]
 
 
-def test_the_data(reasons, run_dir):
+def test_the_data(reasons, ampcf):
     assert json.loads(json.dumps(reasons)) == reasons
     assert [reason["rank"] for reason in reasons] == [*range(1, 9)]
-    assert recbole_persona.explain(run_dir, 196, topk=1) == reasons[:1]
-    table = recbole_persona.recommend(run_dir, 196, topk=8)
+    assert recbole_persona.explain(ampcf, 196, topk=1) == reasons[:1]
+    table = recbole_persona.recommend(ampcf, 196, topk=8)
     for reason, row in zip(reasons, table.to_dict("records")):
         assert set(reason) == REASON and reason["user"] == "196" and reason["verb"] == "watched"
         assert {key: reason[key] for key in ("item", "title", "persona")} == {
@@ -77,9 +71,9 @@ def test_the_data(reasons, run_dir):
         assert len(set(names)) == 3 and reason["name"] == names[reason["persona"]]
 
 
-def test_the_weights_make_the_score(reasons, run_dir):
+def test_the_weights_make_the_score(reasons, ampcf):
     """Every number of a reason, computed again from the parameters of the model in a slow loop."""
-    loaded = recbole_persona.load(run_dir)
+    loaded = recbole_persona.load(ampcf)
     ids = loaded.dataset.field2token_id
     user = ids["user_id"]["196"]
     personas = loaded.model.persona_embedding.weight[user].detach().double().view(3, -1)
@@ -109,17 +103,17 @@ def test_the_weights_make_the_score(reasons, run_dir):
         assert [persona["history"] for persona in reason["personas"]] == counts and sum(counts) == len(history)
 
 
-def test_named_items(reasons, run_dir):
+def test_named_items(reasons, ampcf):
     items = [reasons[4]["item"], reasons[0]["item"]]
-    again = recbole_persona.explain(run_dir, "196", items=items)
+    again = recbole_persona.explain(ampcf, "196", items=items)
     assert [reason["item"] for reason in again] == items and [reason["rank"] for reason in again] == [5, 1]
     assert again[1]["personas"] == reasons[0]["personas"] and again[1]["because"] == reasons[0]["because"]
 
 
-def test_a_new_user(run_dir):
+def test_a_new_user(ampcf):
     history = ["50", "181", "172", "313", "258"]
-    reasons = recbole_persona.explain(run_dir, history=history, topk=4)
-    table = recbole_persona.recommend(run_dir, history=history, topk=4)
+    reasons = recbole_persona.explain(ampcf, history=history, topk=4)
+    table = recbole_persona.recommend(ampcf, history=history, topk=4)
     assert [reason["item"] for reason in reasons] == list(table["item"])
     for reason, score in zip(reasons, table["score"]):
         assert reason["user"] == "new user" and reason["score"] == pytest.approx(score, abs=1e-5)
@@ -161,9 +155,9 @@ def test_mistakes(tiny, tmp_path):
         recbole_persona.explain(run_dir, "u1", class_field="kind")
 
 
-def test_the_command(reasons, run_dir, capsys, monkeypatch):
+def test_the_command(reasons, ampcf, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    arguments = ["explain", f"--run={run_dir}", "--user=196", "--topk=8"]
+    arguments = ["explain", f"--run={ampcf}", "--user=196", "--topk=8"]
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == reasons
     assert main([*arguments, "--faithfulness"]) == 0

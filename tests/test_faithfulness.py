@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from evaluate_data import Personas, SequentialPersonas, prepared, write_data
+from evaluate_data import Personas, SequentialPersonas, prepared
 from recbole.data.interaction import Interaction
 
 from recbole_persona.errors import UserError
@@ -120,14 +120,8 @@ def test_batches_make_no_difference_to_what_is_certain():
     assert again.equals(whole)  # seeded
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
 @pytest.mark.parametrize("model", [Personas, SequentialPersonas])
-def test_recommended_pairs_are_the_best_of_the_evaluation(folder, model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_recommended_pairs_are_the_best_of_the_evaluation(folder, model, elsewhere):
     *_, test, model, trainer = prepared(model, folder, metrics=["ItemCoverage"], valid_metric="ItemCoverage@3")
     trainer.evaluate(test, load_best_model=False)
     struct = trainer.eval_collector.last
@@ -142,8 +136,7 @@ def test_recommended_pairs_are_the_best_of_the_evaluation(folder, model, tmp_pat
     assert (table["pairs"] == 36).all() and table.notna().all(axis=None)
 
 
-def test_what_cannot_be_tested_is_refused(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_what_cannot_be_tested_is_refused(folder, elsewhere):
     *_, test, _, trainer = prepared(Personas, folder, eval_args={"mode": "uni5"})
     with pytest.raises(UserError, match="full"):
         recommended_pairs(trainer, test)

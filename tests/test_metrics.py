@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from evaluate_data import Personas, prepared, write_data
+from evaluate_data import Personas, prepared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -25,15 +25,7 @@ from recbole_persona.evaluate.collector import Collector as OurCollector
 from recbole_persona.evaluate.collector import Personas as Gathered
 from recbole_persona.registry import METRICS, import_path
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # RecBole writes logs into the working directory
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 # distances ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from evaluate_data import PassesTrainer, Personas, SequentialPersonas, prepared, write_data
+from evaluate_data import PassesTrainer, Personas, SequentialPersonas, prepared
 from recbole.quick_start import run_recbole
 from recbole.utils import EvaluatorType
 from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
@@ -18,14 +18,7 @@ MIXED = {"metrics": ["AUC", "NDCG", "LogLoss", "Recall"], "valid_metric": "AUC"}
 KEYS = ["auc", "ndcg@3", "ndcg@7", "logloss", "recall@3", "recall@7"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize("model", [Personas, SequentialPersonas])

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from evaluate_data import PassesTrainer, Personas, SequentialPersonas, prepared, write_data
+from evaluate_data import PassesTrainer, Personas, SequentialPersonas, prepared
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.evaluator import metrics_dict
@@ -21,14 +21,7 @@ MEANS = ["Hit", "MRR", "NDCG", "Recall", "Precision", "MAP", "AveragePopularity"
 CORPUS = ["ItemCoverage", "ShannonEntropy", "GiniIndex"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def check_means(result, table, metrics=MEANS, topk=(3, 7)):

@@ -37,12 +37,6 @@ def interactions():
 
 
 @pytest.fixture(scope="module")
-def ampcf(tmp_path_factory):
-    settings = {"epochs": 6, "n_personas": 3, "eval_step": 6, "run_dir": str(tmp_path_factory.mktemp("ampcf"))}
-    return recbole_persona.run("AMPCF", "ml-100k", config_dict=settings)["run_dir"]
-
-
-@pytest.fixture(scope="module")
 def bpr(tmp_path_factory):
     settings = {"epochs": 1, "train_batch_size": 8192, "run_dir": str(tmp_path_factory.mktemp("bpr"))}
     return recbole_persona.run("BPR", "ml-100k", config_dict=settings)["run_dir"]

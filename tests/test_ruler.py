@@ -3,19 +3,11 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from evaluate_data import N_ITEMS, Personas, SequentialPersonas, prepared, write_data
+from evaluate_data import N_ITEMS, Personas, SequentialPersonas, prepared
 
 from recbole_persona.evaluate import ruler
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # RecBole writes logs into the working directory
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_training_matrix_holds_training_interactions_only(folder):

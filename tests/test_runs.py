@@ -335,3 +335,10 @@ def test_a_full_disk(tiny, capsys):
     assert child.returncode == 2 and len(lines) == 1 and "Traceback" not in printed
     assert "File too large" in lines[0] and not list(folder.parent.rglob("*.tmp"))
     assert contents(folder) == before
+
+
+def test_what_a_killed_write_left_is_swept(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    (tmp_path / "run" / ".config.yaml.killed.tmp").mkdir(parents=True)
+    with folder.lock():
+        assert [path.name for path in folder.path.iterdir()] == [".lock"]

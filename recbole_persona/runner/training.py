@@ -159,9 +159,9 @@ def _returned(folder, config) -> dict:
 
 
 def _fit(trainer, loaders, callback, config):
-    """RecBole's ``fit``; those of its trainers that know no callback (decision trees) go without."""
+    """RecBole's ``fit``; its trainers of decision trees know no callback."""
     arguments = {"saved": True, "show_progress": config["show_progress"], "verbose": True}
-    if "callback_fn" in type(trainer).fit.__code__.co_varnames or hasattr(trainer, "optimizer"):
+    if hasattr(trainer, "optimizer"):
         arguments["callback_fn"] = callback
     return trainer.fit(loaders[0], loaders[1], **arguments)
 
