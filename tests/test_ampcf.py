@@ -41,7 +41,7 @@ def slow_weights(model, settings, user, item):
         logits = [(x @ phi) / (x.norm() * phi.norm()) for x in psi]
     logits = [logit / temperature for logit in logits]
     if kind == "argmax":
-        best = max(range(n_personas), key=lambda k: float(logits[k]))
+        best = max(range(n_personas), key=lambda k: logits[k].item())
         return [torch.tensor(float(k == best), dtype=torch.float64) for k in range(n_personas)]
     total = sum(logit.exp() for logit in logits)
     return [logit.exp() / total for logit in logits]
@@ -98,7 +98,7 @@ def test_scores_are_those_of_slow_loops(variant, attention, n_personas, item_bia
     pairs = Interaction({"user_id": users.repeat_interleave(30), "item_id": items.repeat(12)})
     torch.testing.assert_close(model.predict(pairs).view(12, 30), expected.double())
     torch.testing.assert_close(model.full_sort_predict(Interaction({"user_id": users})).view(12, 30), expected.double())
-    weights = [[float(w) for w in slow_weights(model, settings, u, j)] for u in range(12) for j in range(30)]
+    weights = [[w.item() for w in slow_weights(model, settings, u, j)] for u in range(12) for j in range(30)]
     torch.testing.assert_close(
         model.persona_weights(pairs["user_id"], pairs["item_id"]), torch.tensor(weights).double()
     )
@@ -114,7 +114,7 @@ def test_losses_are_those_of_slow_loops(variant, attention, n_personas, negative
         "train_neg_sample_args": negatives,
     }
     model = small_model(**settings, alpha=0.6, lambda_p=0.8, lambda_n=0.3, reg_weight=0.05)
-    torch.testing.assert_close(float(model.calculate_loss(batch())), slow_loss(model, settings, batch()))
+    torch.testing.assert_close(model.calculate_loss(batch()).item(), slow_loss(model, settings, batch()))
     model.alpha, model.has_entropies = 1.0, False
     torch.testing.assert_close(float(model.calculate_loss(batch())), slow_loss(model, settings, batch()))
 

@@ -13,7 +13,7 @@ import yaml
 
 from recbole_persona.registry import recbole_model_names
 
-MODELS = recbole_model_names()
+MODELS = list(recbole_model_names())
 VARIANTS = list(yaml.safe_load(Path(upstream_models.__file__).with_suffix(".yaml").read_text())["variants"])
 # one of each kind of code path; the continuous integration runs all
 EVERY_DAY = {"BPR", "EASE", "LightGCN", "NCL", "RaCT", "NNCF-louvain", "KGAT", "KGIN", "RippleNet", "SHAN", "GRU4RecKG"}

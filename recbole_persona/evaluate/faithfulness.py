@@ -71,23 +71,19 @@ def faithfulness(model, interaction, top=3, draws=8, seed=0, batch_size=2048) ->
     for start in range(0, len(interaction), batch_size):
         batch = interaction[slice(start, start + batch_size)].to(device)
         batches.append(_drops(model, batch, top, draws, generator))
-    drops = torch.cat(batches, dim=1)  # (removals, pairs, top)
-    first, area = drops[..., 0], drops.mean(-1)  # (removals, pairs)
-    rows = []
-    for name, at_first, over_all in zip(REMOVED, first, area):
-        defined = ~at_first.isnan()
-        rows.append(
-            {
-                "removed": name,
-                "drop": at_first[defined].mean().item(),
-                "drop_sd": at_first[defined].std().item(),
-                "aopc": over_all[defined].mean().item(),
-                "aopc_sd": over_all[defined].std().item(),
-                "pairs": int(defined.sum()),
-                "below_top": (at_first < first[0])[defined].double().mean().item(),
-            }
-        )
-    return pd.DataFrame(rows)
+    drops = torch.cat(batches, dim=1).cpu().numpy()  # (removals, pairs, top)
+    # pandas leaves out what is NaN, not defined: (pairs, removals)
+    first, area = pd.DataFrame(drops[..., 0].T, columns=REMOVED), pd.DataFrame(drops.mean(-1).T, columns=REMOVED)
+    below = first.lt(first[REMOVED[0]], axis=0).where(first.notna())
+    rows = {
+        "drop": first.mean(),
+        "drop_sd": first.std(),
+        "aopc": area.mean(),
+        "aopc_sd": area.std(),
+        "pairs": first.count(),
+        "below_top": below.mean(),
+    }
+    return pd.DataFrame(rows).rename_axis("removed").reset_index()
 
 
 def _drops(model, batch, top, draws, generator):
