@@ -21,7 +21,8 @@ FLOORS = [
     {"evaluate"},
     {"train"},
     {"runner"},
-    {"report", "board", "search"},
+    {"search"},
+    {"report", "board"},
     {"cli"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -59,9 +60,8 @@ def test_nothing_of_recbole_stands_again():
 
     def lines(file):
         stripped = (re.sub(r"\s+", " ", line.strip()) for line in file.read_text(encoding="utf-8").splitlines())
-        return [
-            line for line in stripped if re.search(r"\w{3}", line) and not line.startswith(("#", "from ", "import "))
-        ]
+        left_out = re.compile(r"#|from |import |\w+(=\w+)?,$")  # the last: an argument of a signature
+        return [line for line in stripped if re.search(r"\w{3}", line) and not left_out.match(line)]
 
     def passages(file):
         code = lines(file)

@@ -18,6 +18,7 @@ from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate import metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
+from recbole_persona.runner.memory import PeakMemory
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.checkpoint import load_model_state
@@ -35,7 +36,16 @@ class Loaded(NamedTuple):
 
 
 def run(
-    model=None, dataset=None, config_file_list=None, config_dict=None, saved=True, *, resume=False, rerun=False
+    model=None,
+    dataset=None,
+    config_file_list=None,
+    config_dict=None,
+    saved=True,
+    *,
+    resume=False,
+    rerun=False,
+    tested=True,
+    callback=None,
 ) -> dict:
     """Train and test one model, as RecBole's ``run_recbole`` does, in a folder that can be resumed.
 
@@ -47,6 +57,9 @@ def run(
         saved: false leaves nothing on disk.
         resume: a run folder to continue (then ``model`` and ``dataset`` may be left out), or True for the run's own.
         rerun: start again in a folder that holds a run.
+        tested: false leaves the test part alone; the best weights are evaluated on the validation part instead.
+        callback: called with ``(epoch, validation score)`` after every validation; what it raises passes through, and
+            the folder holds a run that can be resumed.
 
     Returns:
         RecBole's keys ``best_valid_score, valid_score_bigger, best_valid_result, test_result``, and ``run_dir`` and
@@ -62,13 +75,18 @@ def run(
     check_valid_metric(config)
     if not saved:
         with tempfile.TemporaryDirectory() as folder:
-            return {**_run_in(RunFolder(folder), config, resume=False), "run_dir": None}
+            return {**_run_in(RunFolder(folder), config, False, tested, callback), "run_dir": None}
     folder = RunFolder(config["run_dir"] or default_path(config))
     with folder.lock():
         if rerun:
             folder.clear()
         elif resume or folder.started:
             _check_same_settings(folder, config)
+            if folder.complete and tested and not folder.result()["test"]:
+                raise UserError(
+                    f"{folder.path} holds a run that was not tested; test it with `recbole-persona evaluate "
+                    f"--run={folder.path}`, or start again with --rerun."
+                )
             if folder.complete:
                 return _returned(folder, config)
             if not resume:
@@ -77,7 +95,7 @@ def run(
                     "or start again with --rerun."
                 )
         try:
-            return _run_in(folder, config, resume=bool(resume))
+            return _run_in(folder, config, bool(resume), tested, callback)
         except KeyboardInterrupt as interrupt:
             if str(interrupt):
                 raise  # the trainer has said how to continue
@@ -93,7 +111,7 @@ def _check_same_settings(folder, config):
         )
 
 
-def _run_in(folder, config, resume) -> dict:
+def _run_in(folder, config, resume, tested, callback) -> dict:
     config["run_dir"] = str(folder.path)
     if "show_progress" not in config.external_config_dict:
         config["show_progress"] = False  # one bar over the epochs instead of RecBole's two per epoch
@@ -102,7 +120,7 @@ def _run_in(folder, config, resume) -> dict:
         logger.info(config)
         for key in config.unused_keys:
             logger.warning("%s does not use the setting %s.", config["model"], key)
-        seconds = {}
+        seconds, memory = {}, PeakMemory(config["device"])
         with _timed(seconds, "data"):
             dataset, loaders = _data(config)
             datasets = [loader._dataset for loader in loaders]
@@ -115,12 +133,14 @@ def _run_in(folder, config, resume) -> dict:
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         if resume and folder.state_file.is_file():
             trainer.resume()
-        with _timed(seconds, "train"), _epoch_bar(config, trainer) as callback:
-            best_score, best_valid = _fit(trainer, loaders, callback, config)
+        with _timed(seconds, "train"), _epoch_bar(config, trainer, callback) as after_validation:
+            best_score, best_valid = _fit(trainer, loaders, after_validation, config)
         seconds["train"] = getattr(trainer, "seconds", seconds["train"])  # with those before a resume
         with _timed(seconds, "evaluate"):
-            test, table = evaluate_with_table(trainer, loaders[2], load_best_model=True, show_progress=False)
-        logger.info("test result: %s", dict(test))
+            held_out = loaders[2] if tested else loaders[1]
+            found, table = evaluate_with_table(trainer, held_out, load_best_model=True, show_progress=False)
+        test = dict(found) if tested else {}
+        logger.info("test result: %s", test)
         folder.write_per_user(table)
         folder.write_result(
             {
@@ -130,8 +150,10 @@ def _run_in(folder, config, resume) -> dict:
                 "split_seed": config["split_seed"],
                 "split_hash": split_hash(datasets),
                 "protocol": protocol(config),
+                "statistics": _statistics(dataset, datasets),
                 "epochs": len(trainer.train_loss_dict) if hasattr(trainer, "train_loss_dict") else trainer.epochs,
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
+                "memory": {"peak_mib": round(memory.peak_mib(), 1)},
                 "n_parameters": sum(p.numel() for p in model.parameters()),
                 "n_trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
                 "best_valid_score": float(best_score),
@@ -156,6 +178,12 @@ def _returned(folder, config) -> dict:
         "run_dir": str(folder.path),
         "result": result,
     }
+
+
+def _statistics(dataset, parts) -> dict[str, int]:
+    """Users and items without the padding; rows of the three parts, a user's or item's history not counted twice."""
+    counts = {name: len(part.inter_feat) for name, part in zip(("train", "valid", "test"), parts)}
+    return {"users": dataset.user_num - 1, "items": dataset.item_num - 1, **counts}
 
 
 def _fit(trainer, loaders, callback, config):
@@ -268,7 +296,7 @@ def _quiet():
 
 
 @contextmanager
-def _epoch_bar(config, trainer):
+def _epoch_bar(config, trainer, callback):
     """One bar over the epochs, with the loss and the validation score beside it; silent where there is no terminal."""
     total = getattr(trainer, "epochs", config["epochs"])
     hidden = config["show_progress"] or not sys.stderr.isatty()
@@ -276,9 +304,11 @@ def _epoch_bar(config, trainer):
         total=total, initial=getattr(trainer, "start_epoch", 0), desc="epochs", unit="epoch", disable=hidden
     ) as bar:
 
-        def callback(epoch, valid_score):
+        def after_validation(epoch, valid_score):
             loss = getattr(trainer, "train_loss_dict", {}).get(epoch, float("nan"))
             bar.set_postfix_str(f"loss {loss:.4g}, valid {config['valid_metric'].lower()} {valid_score:.4f}")
             bar.update(epoch + 1 - bar.n)
+            if callback:
+                callback(epoch, valid_score)
 
-        yield callback
+        yield after_validation

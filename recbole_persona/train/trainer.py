@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import TrainingDiverged, UserError
 from recbole_persona.evaluate.passes import EvaluationPasses
 from recbole_persona.train.checkpoint import load_model_state, model_state, restore_model, save_model_state
 from recbole_persona.train.outside import remember
@@ -132,7 +132,8 @@ class RunTrainer:
         """As RecBole's ``fit``; with a run folder and ``saved``, the state is kept at every epoch.
 
         Raises:
-            UserError: a loss or a weight that is no number; a full disk.
+            TrainingDiverged: a loss or a weight that is no number.
+            StorageError: a full disk.
             KeyboardInterrupt: Ctrl-C or SIGTERM; the text says how to continue.
         """
         self._sources.update(train=train_data, valid=valid_data)
@@ -224,12 +225,12 @@ class RunTrainer:
 
     def _check_nan(self, loss):
         if torch.isnan(loss).any():
-            raise UserError(self._no_number("The training loss"))
+            raise TrainingDiverged(self._no_number("The training loss"))
 
     def _check_weights(self):
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not torch.isfinite(parameter.detach()).all():
-                raise UserError(self._no_number(f"A weight of {name}"))
+                raise TrainingDiverged(self._no_number(f"A weight of {name}"))
 
     def _no_number(self, what):
         kept = f"the last good state is {self.state_file}" if self._keeps_state and self.state_file.is_file() else ""

@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import StorageError, UserError
 from recbole_persona.upstream.tree import decode, encode
 
 FORMAT = "recbole_persona.tree/1"
@@ -32,7 +32,7 @@ def atomic_path(path):
     one, whole. When the block raises, the temporary file is removed and ``path`` is left alone.
 
     Raises:
-        UserError: the disk is full, or may not be written to.
+        StorageError: the disk is full, or may not be written to.
     """
     path = Path(path)
     folder = None
@@ -50,7 +50,7 @@ def atomic_path(path):
         _flush(path.parent)
     except OSError as error:
         if error.errno in _DISK_ERRORS:
-            raise UserError(_not_written(path, error.strerror)) from None
+            raise StorageError(_not_written(path, error.strerror)) from None
         raise
     finally:
         if folder is not None:
@@ -88,7 +88,7 @@ def save_tree(tree, path) -> None:
 
     Raises:
         TypeError: the tree holds an object that has no safe form; the text names where.
-        UserError: the disk is full, or may not be written to.
+        StorageError: the disk is full, or may not be written to.
     """
     tensors = {}
     structure = encode(tree, tensors)
@@ -97,7 +97,7 @@ def save_tree(tree, path) -> None:
         try:
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
-            raise UserError(_not_written(Path(path), str(error))) from None
+            raise StorageError(_not_written(Path(path), str(error))) from None
         with open(temporary, "rb") as file:
             if int.from_bytes(file.read(8), "little") > _HEADER_LIMIT:
                 raise TypeError(f"{path} would hold {len(tensors)} tensors, too many for one safetensors file")

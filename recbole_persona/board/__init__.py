@@ -1,0 +1,1 @@
+"""Leaderboards: models x data sets x seeds under one protocol, with statistics."""
