@@ -15,6 +15,10 @@ class StorageError(UserError):
     """A file that could not be written: the disk is full, or may not be written to."""
 
 
+class Busy(UserError):
+    """A folder that another process is at work in."""
+
+
 def one_sentence(error: BaseException) -> str:
     """The text of somebody else's error as the end of a sentence of ours."""
     text = " ".join(str(error).split()).strip(" .'\"")

@@ -22,7 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from recbole_persona.config import Config
-from recbole_persona.errors import UserError
+from recbole_persona.errors import Busy, UserError
 from recbole_persona.upstream.files import atomic_path, remove_leftovers, write_text
 from recbole_persona.version import __version__
 
@@ -69,15 +69,13 @@ class RunFolder:
 
     @contextmanager
     def lock(self):
-        """Hold the folder; UserError when another process does. The lock dies with its process."""
+        """Hold the folder; Busy when another process does. The lock dies with its process."""
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            raise UserError(
-                f"Another process is at work in {self.path}; wait for it or name another --run_dir."
-            ) from None
+            raise Busy(f"Another process is at work in {self.path}; wait for it or name another --run_dir.") from None
         except OSError as error:
             raise UserError(
                 f"The folder {self.path} cannot be written ({error.strerror}); name another --run_dir."

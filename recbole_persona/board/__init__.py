@@ -1,1 +1,1 @@
-"""Leaderboards: models x data sets x seeds under one protocol, with statistics."""
+"""Leaderboards: models x data sets x seeds under one protocol, with statistics, printed as pages."""
