@@ -1,0 +1,82 @@
+"""Candidates in another order: diverse (MMR) or calibrated to the user's tastes (Steck). Plain arrays, no model.
+
+Both walk down the list and take at every place the candidate that adds most, for all users at once. Their candidates
+come in the model's order; of equally good ones the model's better one is taken. A score of -inf is no candidate: it is
+taken only when nothing else is left.
+"""
+
+import numpy as np
+from scipy.special import xlogy
+
+_BEHIND = -1e9  # added to what is no candidate
+
+
+def mmr(scores, vectors, weight, k) -> np.ndarray:
+    """Maximal marginal relevance: ``(1 - weight) relevance - weight (largest cosine to what is chosen)``.
+
+    Carbonell and Goldstein, SIGIR 1998. Relevance is the score, scaled per user such that the candidates lie in [0, 1].
+
+    Args:
+        scores: (B, N), falling.
+        vectors: (B, N, d), of length one, or zero for items of which nothing is known.
+        weight: 0 is the model's order, 1 looks at diversity alone.
+        k: places to fill.
+
+    Returns:
+        (B, k), which candidate stands at which place.
+    """
+    users = np.arange(len(scores))
+    gain, order = (1 - weight) * _relevance(scores), np.empty((len(scores), k), dtype=np.int64)
+    barred = _barred(scores)
+    closest = np.zeros(scores.shape)
+    for place in range(k):
+        order[:, place] = best = (gain - weight * closest + barred).argmax(1)
+        barred[users, best] = -np.inf
+        alike = (vectors @ vectors[users, best][:, :, None])[:, :, 0]  # (B, N)
+        closest = np.maximum(closest, alike) if place else alike
+    return order
+
+
+def calibrated(scores, tastes, target, weight, k, alpha=0.01) -> np.ndarray:
+    """Calibrated recommendations: ``(1 - weight) (sum of relevance) - weight KL(p || (1 - alpha) q + alpha p)``.
+
+    p are the user's tastes, q those of the list so far. Steck, "Calibrated recommendations", RecSys 2018, with the greedy
+    search that the paper uses. Relevance is scaled as for :func:`mmr`.
+
+    Args:
+        scores: (B, N), falling.
+        tastes: (B, N, C), rows sum to one.
+        target: (B, C), p; a row of zeros (nothing is known of the user) leaves the model's order.
+        weight: 0 is the model's order, 1 looks at calibration alone.
+        k: places to fill.
+        alpha: share of p in the list's distribution, which keeps the divergence finite.
+
+    Returns:
+        (B, k), which candidate stands at which place.
+    """
+    users = np.arange(len(scores))
+    gain, order = (1 - weight) * _relevance(scores), np.empty((len(scores), k), dtype=np.int64)
+    barred = _barred(scores)
+    goal = target[:, None]  # (B, 1, C)
+    chosen = np.zeros_like(goal, dtype=float)  # (B, 1, C), sum of the tastes so far
+    for place in range(k):
+        shown = (1 - alpha) * (chosen + tastes) / (place + 1) + alpha * goal  # (B, N, C)
+        # What is the same for all candidates changes nothing: the relevance of those chosen, and sum p log p.
+        order[:, place] = best = (gain + weight * xlogy(goal, shown).sum(2) + barred).argmax(1)
+        barred[users, best] = -np.inf
+        chosen += tastes[users, best][:, None]
+    return order
+
+
+def _relevance(scores) -> np.ndarray:
+    """Scores scaled such that the candidates of every user lie in [0, 1]; 0 where all are alike, or no candidates."""
+    scores = scores.astype(float)
+    known = np.isfinite(scores)
+    low = np.min(scores, axis=1, keepdims=True, where=known, initial=np.inf)
+    high = np.max(scores, axis=1, keepdims=True, where=known, initial=-np.inf)
+    spread = np.where(high > low, high - low, 1.0)
+    return np.divide(scores - low, spread, out=np.zeros_like(scores), where=known)
+
+
+def _barred(scores) -> np.ndarray:
+    return np.where(np.isfinite(scores), 0.0, _BEHIND)
