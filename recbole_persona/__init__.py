@@ -22,11 +22,15 @@ _config.install()
 
 from recbole_persona.version import __version__  # noqa: E402
 
-_API = ("explain", "load", "recommend", "run")
+_API = ("explain", "load", "recommend", "run", "tune")
 __all__ = [*_API, "__version__"]
 
 
 def __getattr__(name):
+    if name == "tune":
+        from recbole_persona.search.tuning import tune
+
+        return tune
     if name in _API:
         from recbole_persona import runner
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "test a finished run again",
     "recommend": "top items for users of a finished run, or for a new history",
     "explain": "say why: the persona and the history behind each recommendation",
+    "tune": "search for the best settings",
     "convert": "make atomic files from MovieLens, Amazon and sequence files",
     "doctor": "versions, what is repaired, what is missing",
 }

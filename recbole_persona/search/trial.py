@@ -1,0 +1,111 @@
+"""One trial is one run that never sees the test part. A trial that was killed goes on from where its run stood."""
+
+import math
+import time
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import OptunaError
+from sqlalchemy.exc import SQLAlchemyError
+
+from recbole_persona.errors import StorageError, UserError, one_sentence
+from recbole_persona.runner import run
+from recbole_persona.runs import RunFolder
+
+_STOP = (StorageError, OptunaError, SQLAlchemyError, OSError)  # the storage or the disk, not the trial
+
+
+class TrialFailed(Exception):
+    """A trial that failed for a reason of its own: it counts, and the search goes on."""
+
+
+def trial_folder(study_dir, trial) -> Path:
+    """The folder of a trial's run: that of its first attempt."""
+    return Path(study_dir) / "trials" / str(trial.user_attrs.get("first_attempt", trial.number))
+
+
+def run_trial(trial, search, begun, patience: float):
+    """Train with the settings that the trial suggests.
+
+    Args:
+        trial: Optuna's, just begun; what is worth knowing of it goes into its ``user_attrs``.
+        search: :class:`recbole_persona.search.study.Search`.
+        begun: called with the trial when it has all its settings.
+        patience: seconds to wait for a process that still holds the run's folder.
+
+    Returns:
+        The value of every objective; a number where there is one.
+
+    Raises:
+        optuna.TrialPruned: the pruner had enough of it.
+        TrialFailed: no number, out of memory, a combination that the model refuses; ``user_attrs["reason"]`` says it.
+    """
+    settings = search.space.suggest(trial)
+    trial.set_user_attr("first_attempt", trial.user_attrs.get("first_attempt", trial.number))
+    begun(trial)
+    folder = RunFolder(trial_folder(search.study_dir, trial))
+    _wait_for(folder, patience)
+    start, epochs = time.perf_counter(), 0
+
+    def validated(epoch, score):
+        nonlocal epochs
+        epochs = epoch + 1
+        if search.reports:
+            trial.report(score, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned()
+
+    def ended(reason=None):
+        trial.set_user_attr("epochs", epochs)
+        trial.set_user_attr("seconds", round(time.perf_counter() - start, 3))
+        if reason:
+            trial.set_user_attr("reason", reason)
+            raise TrialFailed(reason)
+
+    try:
+        outcome = run(
+            search.model,
+            search.dataset,
+            search.files,
+            {**search.settings, **settings, "run_dir": str(folder.path)},
+            resume=folder.started,
+            tested=False,
+            callback=validated,
+        )
+        values = _values(search, outcome, folder)
+    except optuna.TrialPruned:
+        ended()
+        raise
+    except _STOP:
+        raise
+    except Exception as error:  # whatever it is, it is this trial's: the search goes on, and the reason is kept
+        name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        ended(name + one_sentence(error))
+    result = outcome["result"]
+    trial.set_user_attr("epochs", result["epochs"])
+    trial.set_user_attr("seconds", round(sum(result["seconds"].values()), 3))
+    trial.set_user_attr("parameters", result["n_parameters"])
+    trial.set_user_attr("valid", result["best_valid"])
+    if not all(math.isfinite(value) for value in values):
+        ended(f"The value of {', '.join(o.name for o in search.objectives)} is no number.")
+    return values[0] if len(values) == 1 else values
+
+
+def _values(search, outcome, folder) -> list[float]:
+    found = {
+        **{name.lower(): value for name, value in outcome["result"]["best_valid"].items()},
+        "parameters": outcome["result"]["n_parameters"],
+        "seconds_per_user": outcome["result"]["seconds"]["evaluate"] / max(1, len(folder.per_user())),
+    }
+    return [float(found[objective.name]) for objective in search.objectives]
+
+
+def _wait_for(folder, patience) -> None:
+    """Wait until a process that was taken for dead, and was only slow, has let the folder go."""
+    until = time.monotonic() + patience
+    while folder.started and time.monotonic() < until:
+        try:
+            with folder.lock():
+                return
+        except UserError:
+            time.sleep(0.5)
