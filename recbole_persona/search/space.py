@@ -416,7 +416,7 @@ def _conditions(name, when, parameters) -> dict[str, list]:
         known = parameters[parent]
         if isinstance(known.distribution, FloatDistribution):
             raise _fault(name, f"waits for {parent}, which has no single values; wait for choices or whole numbers")
-        several = isinstance(wanted, list) and not (known.choices and wanted in known.choices.values())
+        several = isinstance(wanted, (list, tuple)) and not (known.choices and wanted in known.choices.values())
         found[parent] = []
         for value in wanted if several else [wanted]:
             try:
