@@ -22,7 +22,7 @@ _config.install()
 
 from recbole_persona.version import __version__  # noqa: E402
 
-_API = ("explain", "load", "recommend", "run", "tune")
+_API = ("explain", "leaderboard", "load", "recommend", "run", "tune")
 __all__ = [*_API, "__version__"]
 
 
@@ -31,6 +31,10 @@ def __getattr__(name):
         from recbole_persona.search.tuning import tune
 
         return tune
+    if name == "leaderboard":
+        from recbole_persona.board.leaderboard import leaderboard
+
+        return leaderboard
     if name in _API:
         from recbole_persona import runner
 

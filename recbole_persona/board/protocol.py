@@ -80,8 +80,12 @@ def check_configs(board: Board, part: Part, configs: dict[str, Config]) -> None:
     compare_protocols(part.dataset, {name: _values(config, KEYS) for name, config in configs.items()})
     compare_protocols(part.dataset, {name: described(config) for name, config in configs.items()})
     config = configs[first]
-    computed = {m.lower() for m in config["metrics"]} | {f"{m.lower()}@{k}" for m in config["metrics"] for k in config["topk"]}
-    wanted = [board.primary] + [picture[key] for picture in board.pictures for key in ("metric", "x", "y") if key in picture]
+    computed = {m.lower() for m in config["metrics"]} | {
+        f"{m.lower()}@{k}" for m in config["metrics"] for k in config["topk"]
+    }
+    wanted = [board.primary] + [
+        picture[key] for picture in board.pictures for key in ("metric", "x", "y") if key in picture
+    ]
     for metric in wanted:
         if metric not in computed:
             raise UserError(

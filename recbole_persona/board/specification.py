@@ -5,11 +5,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_persona.config import read_yaml
+from recbole_persona.config import Config, read_yaml
 from recbole_persona.errors import UserError
 
 TESTS = ("permutation", "wilcoxon", "t")
-PICTURES = {"intervals": {"metric"}, "frontier": {"x", "y"}}
+PICTURES = {"intervals": {"metric"}, "frontier": {"x", "y"}, "groups": {"split", "metric"}}
 _BOARD = {
     "title", "text", "datasets", "protocol", "seeds", "primary", "baseline", "test", "splits", "tables", "pictures",
     "rows",
@@ -93,7 +93,7 @@ def read_board(file) -> Board:
             data set, the baseline or a re-ranking names and that does not stand there.
     """
     file = Path(file)
-    given = read_yaml(file)
+    given = read_yaml(file, Config.__new__(Config)._build_yaml_loader())  # in which 1e-3 is a number
     _only(given, _BOARD, str(file))
     rows = _rows(given.get("rows"), file)
     names = list(rows)
@@ -112,6 +112,7 @@ def read_board(file) -> Board:
     for name in {baseline, *(row.against for row in rows.values())} - {None}:
         if rows[name].kind == "published":
             raise UserError(f"Published numbers have no users, so {name!r} cannot be what rows are tested against.")
+    splits = _splits(given.get("splits"), file)
     board = Board(
         file=file,
         title=str(given.get("title") or file.stem),
@@ -121,9 +122,9 @@ def read_board(file) -> Board:
         primary=_metric(given.get("primary", "ndcg@10"), "primary"),
         baseline=baseline,
         test=_one_of("test", given.get("test", "permutation"), TESTS),
-        splits=_splits(given.get("splits"), file),
+        splits=splits,
         tables=_tables(given.get("tables"), names),
-        pictures=_pictures(given.get("pictures")),
+        pictures=_pictures(given.get("pictures"), names, list(splits)),
     )
     for part in board.parts:
         _check_part(part, baseline)
@@ -166,7 +167,9 @@ def _row(values, file) -> Row:
     where = f"the row {name!r}"
     kinds = [kind for kind in _KINDS if values.get(kind) is not None]
     if len(kinds) != 1:
-        raise UserError(f"The row {name!r} must have one of {', '.join(_KINDS)}; it has {' and '.join(kinds) or 'none'}.")
+        raise UserError(
+            f"The row {name!r} must have one of {', '.join(_KINDS)}; it has {' and '.join(kinds) or 'none'}."
+        )
     (kind,) = kinds
     _only(values, _ROW | (_MODEL_ROW if kind == "model" else set()), where)
     if kind == "published":
@@ -216,8 +219,8 @@ def _rerank(values, where) -> dict:
     if not weights or not all(isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w <= 1 for w in weights):
         raise UserError(f"weights in rerank of {where} must be numbers from 0 to 1; they are {weights!r}.")
     keep = values.get("keep", 0.99)
-    if not isinstance(keep, (int, float)) or not 0 < keep <= 1:
-        raise UserError(f"keep in rerank of {where} is a share above 0, at most 1; it is {keep!r}.")
+    if keep is not None and (not isinstance(keep, (int, float)) or not 0 < keep <= 1):
+        raise UserError(f"keep in rerank of {where} is a share above 0, at most 1, or null; it is {keep!r}.")
     return {"candidates": 100, **values, "weights": weights, "keep": keep}
 
 
@@ -283,14 +286,19 @@ def _tables(given, names) -> tuple[dict, ...]:
     return tuple(tables)
 
 
-def _pictures(given) -> tuple[dict, ...]:
+def _pictures(given, names, splits) -> tuple[dict, ...]:
     pictures = []
     for values in given or []:
         values = _mapping(values, "a picture")
         kind = _one_of("kind of a picture", values.get("kind"), PICTURES)
-        _only(values, {"kind"} | PICTURES[kind], f"a picture of kind {kind}")
-        for key in sorted(PICTURES[kind]):
-            _metric(values.get(key), f"{key} of a picture of kind {kind}")
+        where = f"a picture of kind {kind}"
+        _only(values, {"kind", "rows"} | PICTURES[kind], where)
+        for key in sorted(PICTURES[kind] - {"split"}):
+            _metric(values.get(key), f"{key} of {where}")
+        if kind == "groups":
+            _one_of(f"split of {where}", values.get("split"), splits)
+        for row in values.get("rows") or []:
+            _known(row, names, f"rows of {where}")
         pictures.append(values)
     return tuple(pictures)
 

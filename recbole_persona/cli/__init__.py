@@ -18,6 +18,7 @@ COMMANDS = {
     "recommend": "top items for users of a finished run, or for a new history",
     "explain": "say why: the persona and the history behind each recommendation",
     "tune": "search for the best settings",
+    "leaderboard": "compare models under one protocol, with statistics, on a page",
     "convert": "make atomic files from MovieLens, Amazon and sequence files",
     "doctor": "versions, what is repaired, what is missing",
 }

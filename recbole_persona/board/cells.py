@@ -1,0 +1,181 @@
+"""The cells of a board: one run folder for each row, data set and seed. Which there are, and running those that are open."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recbole_persona.board.protocol import row_config, shared_settings
+from recbole_persona.board.specification import Board, Row
+from recbole_persona.errors import Busy, StorageError, UserError, one_sentence
+from recbole_persona.runner import run
+from recbole_persona.runner.reranked import rerank_run
+from recbole_persona.runs import RunFolder, default_path, read_json
+from recbole_persona.upstream.files import write_text
+
+WAIT = 1.0  # seconds between looks at cells that other processes hold
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a board.
+
+    Attributes:
+        path: its run folder. Rows with equal settings share it.
+        settings: of the run, or of the re-ranking.
+        base: folder of the run that is re-ranked; None for a run.
+    """
+
+    dataset: str
+    row: str
+    seed: int
+    path: Path
+    model: str | None = None
+    files: tuple[str, ...] = ()
+    settings: dict = field(default_factory=dict)
+    base: Path | None = None
+
+    @property
+    def failed_file(self) -> Path:
+        return self.path / "failed.json"
+
+    @property
+    def done(self) -> bool:
+        folder = RunFolder(self.path)
+        return folder.complete and folder.started and folder.per_user_file.is_file()
+
+    @property
+    def reason(self) -> str | None:
+        """Why the cell failed; None for one that did not."""
+        return read_json(self.failed_file)["reason"] if not self.done and self.failed_file.is_file() else None
+
+    @property
+    def open(self) -> bool:
+        return not self.done and not self.failed_file.is_file()
+
+    def __str__(self):
+        return f"{self.row} on {self.dataset}, seed {self.seed}"
+
+
+def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list[Cell]:
+    """The cells, in the order in which they run.
+
+    Args:
+        runs: folder of all run folders.
+        resolved: by data set and row, the rows of models with the settings they run with, tuned or not.
+    """
+    cells = []
+    for part in board.parts:
+        of_row = {}
+        for row in part.rows:
+            if not row.runs or row.kind in ("published", "rerank"):
+                continue
+            row = resolved[part.dataset, row.name]
+            for seed in part.seeds:
+                config = row_config(board, part, row, seed)
+                path = runs / default_path(config).name
+                settings = {**row.config, **shared_settings(board, part), "seed": seed, "run_dir": str(path)}
+                files = tuple(str(file) for file in row.files)
+                of_row[row.name, seed] = Cell(part.dataset, row.name, seed, path, row.model, files, settings)
+        cells += of_row.values()
+        for row in part.rows:
+            for seed in part.seeds if row.runs and row.rerank else ():
+                base = of_row.get((row.rerank["of"], seed))
+                if base is None:
+                    raise UserError(f"The row {row.name!r} re-ranks {row.rerank['of']!r}, whose status is not run.")
+                cells.append(_reranked(board, row, base))
+    return cells
+
+
+def _reranked(board, row, base) -> Cell:
+    settings = {key: value for key, value in row.rerank.items() if key != "of"}
+    settings["all_on_test"] = any(picture["kind"] == "frontier" for picture in board.pictures)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    path = base.path.with_name(f"{base.path.name}-{settings['method']}-{digest}")
+    return Cell(base.dataset, row.name, base.seed, path, settings=settings, base=base.path)
+
+
+def reset(cells: list[Cell], which: str) -> None:
+    """Forget what was reached, so that it is run again: of ``all`` cells, or of those that ``failed``."""
+    for cell in cells:
+        if which == "all" and cell.path.is_dir():
+            with RunFolder(cell.path).lock() as folder:
+                cell.failed_file.unlink(missing_ok=True)
+                folder.result_file.unlink(missing_ok=True)
+                folder.clear() if folder.started else None
+        elif which == "failed" and cell.reason is not None:
+            cell.failed_file.unlink()
+
+
+def work(cells: list[Cell], told: Callable = lambda cell: None, stopped: Callable = lambda: False) -> None:
+    """Run what is open until nothing is; cells that other processes hold are waited for.
+
+    Args:
+        told: called with every cell that this process has run.
+        stopped: asked before every cell.
+
+    Raises:
+        StorageError: a file could not be written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM. What is finished stays, what had begun is continued another time.
+    """
+    while waiting := [cell for cell in cells if cell.open]:
+        rested = True
+        for cell in waiting:
+            if stopped():
+                return
+            if cell.open and _ready(cell, cells) and _attempt(cell):
+                told(cell)
+                rested = False
+        if rested:
+            time.sleep(WAIT)
+
+
+def _ready(cell, cells) -> bool:
+    """Whether what the cell builds on is there; a cell whose base failed has failed, too."""
+    if cell.base is None:
+        return True
+    base = next(other for other in cells if other.path == cell.base)
+    if base.reason is not None:
+        _fail(cell, f"{base.row} failed: {base.reason}")
+    return base.done
+
+
+def _attempt(cell) -> bool:
+    """Run a cell; false when another process is at it. A cell that fails keeps the reason, and the board goes on."""
+    try:
+        run_cell(cell)
+    except Busy:
+        return False
+    except StorageError:
+        raise
+    except Exception as error:
+        _fail(cell, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_sentence(error)}")
+    return True
+
+
+def _fail(cell, reason):
+    write_text(cell.failed_file, json.dumps({"row": cell.row, "seed": cell.seed, "reason": reason}, indent=1))
+
+
+def run_cell(cell: Cell) -> None:
+    """Run one cell, from where an earlier process was killed; a folder that is not whole is run again."""
+    folder = RunFolder(cell.path)
+    if not folder.started:
+        folder.result_file.unlink(missing_ok=True)  # without config.yaml, a result of who knows what
+    if cell.base is not None:
+        if folder.started:
+            with folder.lock():
+                folder.clear()
+        rerank_run(cell.base, out_dir=cell.path, **cell.settings)
+        return
+    whole = not folder.complete and folder.run_file.is_file()
+    run(
+        cell.model,
+        cell.dataset,
+        list(cell.files),
+        cell.settings,
+        resume=folder.started and whole,
+        rerun=folder.started and not whole,
+    )

@@ -1,0 +1,123 @@
+"""``leaderboard``: from ``board.yaml`` to a page, by way of the runs that it needs."""
+
+import json
+from pathlib import Path
+
+from recbole_persona.board.cells import Cell, plan, reset
+from recbole_persona.board.groups import check_splits
+from recbole_persona.board.page import latex, markdown, table
+from recbole_persona.board.picture import draw
+from recbole_persona.board.protocol import check_configs, row_config
+from recbole_persona.board.published import read_published
+from recbole_persona.board.specification import Board, Part, Row, read_board
+from recbole_persona.board.studies import check_search, opened, searched
+from recbole_persona.board.tables import board_rows
+from recbole_persona.board.workers import join, run_open
+from recbole_persona.errors import UserError
+from recbole_persona.runner.reranked import METHODS
+from recbole_persona.runs import read_json
+from recbole_persona.upstream.files import write_text
+
+
+def leaderboard(board, *, workers=1, rerun=False, print_only=False, runs=None, out=None) -> dict:
+    """Run what a board still lacks, and print its page.
+
+    Args:
+        board: path of ``board.yaml``; ``docs/leaderboard.md`` says what stands in it.
+        workers: processes that run cells.
+        rerun: ``True`` or ``"all"`` runs every cell again (searches are kept), ``"failed"`` those that failed.
+        print_only: print the page again from the YAML and the JSON beside it; nothing runs.
+        runs: folder of the run folders; default ``runs/<name of the board>``.
+        out: folder of the page; default that of the board.
+
+    Returns:
+        ``rows`` (what the JSON holds), ``files`` (paths of the page's files) and ``failed`` (the number of failed cells).
+
+    Raises:
+        UserError: whatever the user can mend; before anything runs where that can be known then.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the same call goes on.
+    """
+    if type(workers) is not int or workers < 1:
+        raise UserError(f"workers must be a whole number of at least 1; it is {workers!r}.")
+    described = read_board(board)
+    target = Path(out) if out else described.file.parent
+    if print_only:
+        rows = read_json(target / f"{described.name}.json")
+        return {"rows": rows, "files": write_page(described, rows, target), "failed": _failed(rows)}
+    if rerun not in (False, True, "all", "failed"):
+        raise UserError(f"rerun is all or failed, not {rerun!r}.")
+    runs = Path(runs) if runs else Path("runs") / described.name
+    try:
+        cells, resolved, told = prepare(described, runs, workers)
+        if rerun:
+            reset(cells, "failed" if rerun == "failed" else "all")
+        run_open(cells, described.file, runs, workers)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; what is finished is kept, and the same command goes on.") from None
+    rows = board_rows(described, cells, resolved, told)
+    write_text(target / f"{described.name}.json", json.dumps(rows, indent=1) + "\n")
+    return {"rows": rows, "files": write_page(described, rows, target), "failed": _failed(rows)}
+
+
+def prepare(board: Board, runs: Path, workers: int | None) -> tuple[list[Cell], dict, dict]:
+    """Check a board whole, search for the settings of its tuned rows, and list its cells.
+
+    Args:
+        workers: processes of a search; None for a worker of the board, which finds all searches finished.
+
+    Returns:
+        The cells; by data set and row, the rows with the settings that they run with; and what is told of the searches.
+    """
+    check(board)
+    resolved, told = {}, {}
+    for part in board.parts:
+        for row in part.rows:
+            if row.kind in ("model", "study") and row.runs:
+                resolved[part.dataset, row.name], search = searched(board, part, row, runs, workers)
+                if search:
+                    told[part.dataset, row.name] = search
+    return plan(board, runs, resolved), resolved, told
+
+
+def check(board: Board) -> None:
+    """Refuse, before anything runs, what cannot work or would compare what cannot be compared."""
+    check_splits(board)
+    for part in board.parts:
+        configs = {}
+        for row in part.rows:
+            if row.published:
+                read_published(row, part.dataset, len(board.parts) > 1)
+            if row.kind in ("model", "study"):
+                configs[row.name] = row_config(board, part, _with_model(part, row))
+            if row.rerank and row.rerank["method"] not in METHODS:
+                raise UserError(
+                    f"Row {row.name!r}: the method is one of {', '.join(METHODS)}, not {row.rerank['method']!r}."
+                )
+            if row.tune and row.runs:
+                check_search(board, part, row)
+        if configs:
+            check_configs(board, part, configs)
+
+
+def _with_model(part: Part, row: Row) -> Row:
+    return opened(part, row) if row.study else row
+
+
+def work_for(board_file, runs, parent: int) -> None:
+    """Be one worker of the board that the process ``parent`` runs."""
+    cells, _, _ = prepare(read_board(board_file), Path(runs), None)
+    join(cells, parent)
+
+
+def write_page(board: Board, rows: list[dict], target: Path) -> list[str]:
+    """Print the rows as every form of the page; returns the paths."""
+    forms = {".md": markdown(board, rows), ".tex": latex(board, rows), ".csv": table(board, rows)}
+    if board.pictures:
+        forms[".svg"] = draw(board, rows)
+    for suffix, text in forms.items():
+        write_text(target / f"{board.name}{suffix}", text)
+    return [str(target / f"{board.name}{suffix}") for suffix in (".json", *forms)]
+
+
+def _failed(rows) -> int:
+    return sum(len(row.get("failed", [])) for row in rows)

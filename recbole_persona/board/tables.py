@@ -1,0 +1,276 @@
+"""From finished cells to rows: what ``<page>.json`` holds, and all that a page needs to be printed."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+from recbole.evaluator import smaller_metrics
+
+from recbole_persona.board.cells import Cell
+from recbole_persona.board.groups import groups
+from recbole_persona.board.protocol import compare_protocols
+from recbole_persona.board.published import read_published
+from recbole_persona.board.specification import Board, Part, Row
+from recbole_persona.errors import UserError
+from recbole_persona.evaluate.significance import (
+    CORPUS,
+    Comparison,
+    average_seeds,
+    compare,
+    corpus_counts,
+    holm,
+    paired_bootstrap,
+)
+from recbole_persona.runs import RunFolder
+
+_GROUP_RESAMPLES = 1999  # behind the interval of every group of users
+
+
+class Finished:
+    """The finished runs of one row on one data set, in the order of the seeds."""
+
+    def __init__(self, cells: list[Cell]):
+        self.seeds = [cell.seed for cell in cells]
+        self.paths = [cell.path for cell in cells]
+        self.results, self.tables = [], []
+        for cell in cells:
+            folder = RunFolder(cell.path)
+            try:
+                self.results.append(folder.result())
+                self.tables.append(folder.per_user())
+            except UserError as error:
+                raise UserError(
+                    f"{str(error).rstrip('.')}; delete {cell.path} and start again to repeat that cell."
+                ) from error
+
+    def values(self, metric) -> list[float]:
+        """The metric, seed by seed, unrounded where it is a mean over users."""
+        if metric.partition("@")[0] in CORPUS or any(metric not in table for table in self.tables):
+            return [result["test"][metric] for result in self.results]
+        return [float(table[metric].mean()) for table in self.tables]
+
+
+def board_rows(board: Board, cells: list[Cell], resolved: dict, searched: dict) -> list[dict]:
+    """All rows of a board, data set by data set, the best first.
+
+    Args:
+        cells: every cell, run or failed.
+        resolved: by data set and row, the row with the settings that it ran with.
+        searched: by data set and row, what the search of a tuned row was (see :mod:`recbole_persona.board.studies`).
+
+    Raises:
+        UserError: a run folder that is not whole, or rows of different protocols or splits.
+    """
+    rows = []
+    for part in board.parts:
+        rows += _part_rows(board, part, [cell for cell in cells if cell.dataset == part.dataset], resolved, searched)
+    return rows
+
+
+def _part_rows(board, part, cells, resolved, searched) -> list[dict]:
+    finished = {}
+    for row in part.rows:
+        done = [cell for cell in cells if cell.row == row.name and cell.done]
+        if done:
+            finished[row.name] = Finished(done)
+    _check_protocols(part, finished)
+    metrics = list(next(iter(finished.values())).results[0]["test"]) if finished else []
+    rows = {}
+    for row in part.rows:
+        known = resolved.get((part.dataset, row.name), row)
+        rows[row.name] = _row(board, part, known, finished.get(row.name), metrics)
+        rows[row.name] |= _failures([cell for cell in cells if cell.row == row.name], row.name in finished)
+        if (part.dataset, row.name) in searched:
+            _add_search(rows[row.name], searched[part.dataset, row.name])
+    _rank(rows, board.primary)
+    _compare_all(board, part, rows, finished, metrics)
+    _compare_best(board, rows, finished)
+    _add_groups(board, part, rows, finished, metrics)
+    return sorted(rows.values(), key=lambda row: row.get("rank") or len(rows) + 1)
+
+
+def _check_protocols(part, finished):
+    protocols = {}
+    for name, row in finished.items():
+        for seed, result in zip(row.seeds, row.results):
+            label = name if len(row.seeds) == 1 else f"{name}, seed {seed}"
+            protocols[label] = result["protocol"] | {"split_hash": result["split_hash"]}
+    if protocols:
+        compare_protocols(part.dataset, protocols)
+
+
+def _row(board: Board, part: Part, row: Row, done: Finished | None, metrics) -> dict:
+    described = {
+        "name": row.name,
+        "model": row.model,
+        "dataset": part.dataset,
+        "protocol": {},
+        "split_seed": None,
+        "seeds": done.seeds if done else [],
+        "budget": {},
+        "config": row.config | ({"config_files": [file.name for file in row.files]} if row.files else {}),
+        "metrics": {},
+        "status": "run" if done else "not run",
+    }
+    if row.rerank:
+        described["rerank"] = row.rerank
+    if row.published:
+        return described | read_published(row, part.dataset, len(board.parts) > 1) | {"status": "published"}
+    if done is None:
+        return described
+    first = done.results[0]
+    described["model"] = first["model"]
+    described["protocol"] = first["protocol"]
+    described["split_seed"] = first["split_seed"]
+    described["split_hash"] = first["split_hash"]
+    described["statistics"] = first.get("statistics", {})
+    metrics = [metric for metric in metrics if metric in first["test"]]  # no list changes a value metric
+    described["metrics"] = {metric: _spread(metric, done.values(metric)) for metric in metrics}
+    valid = [metric for metric in first["best_valid"] if metric in metrics]
+    described["valid"] = {m: _number(np.mean([result["best_valid"][m] for result in done.results])) for m in valid}
+    described["cost"] = _cost(done)
+    described["budget"] = {
+        "minutes": round(sum(sum(result["seconds"].values()) for result in done.results) / 60, 3),
+        "epochs": sum(result["epochs"] for result in done.results),
+    }
+    if row.rerank:
+        _add_reranking(described, done)
+    described["versions"] = first["versions"]
+    described["commit"] = first["commit"]
+    return described
+
+
+def _spread(metric, values) -> dict:
+    """Mean and standard deviation (n - 1) over seeds; says so where less is better."""
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    described = {"mean": _number(np.mean(values)), "std": _number(std), "n": len(values)}
+    return described | ({"smaller_is_better": True} if metric.partition("@")[0] in smaller_metrics else {})
+
+
+def _cost(done) -> dict:
+    """Means over seeds; of the memory the most, because a later run may live in what an earlier one has freed."""
+    first, seconds = done.results[0], [result["seconds"] for result in done.results]
+    users = np.mean([table["user"].nunique() for table in done.tables])
+    return {
+        "train_seconds": round(float(np.mean([each["train"] for each in seconds])), 3),
+        "evaluate_ms_per_user": round(float(np.mean([each["evaluate"] for each in seconds]) / max(users, 1) * 1000), 4),
+        "epochs": float(np.mean([result["epochs"] for result in done.results])),
+        "n_parameters": first["n_parameters"],
+        "peak_mib": max(result.get("memory", {}).get("peak_mib", math.nan) for result in done.results),
+    }
+
+
+def _add_reranking(described, done):
+    """The weights that validation chose, seed by seed; what every weight reaches on the test; the cost beside the run's."""
+    chosen = [result["rerank"]["weight"] for result in done.results]
+    described["rerank"] = described["rerank"] | {"chosen": chosen}
+    seconds = sum(result["seconds"]["rerank"] for result in done.results)
+    described["budget"] = {"minutes": round(seconds / 60, 3)}
+    points = {}
+    for result in done.results:
+        for point in result["rerank"].get("on_test", {}).get("frontier", []):
+            points.setdefault(point["weight"], []).append(point["test"])
+    described["frontier"] = [
+        {"weight": weight, "metrics": {m: _number(np.mean([test[m] for test in tests])) for m in tests[0]}}
+        for weight, tests in sorted(points.items())
+    ]
+
+
+def _failures(cells, some_done) -> dict:
+    failed = [{"seed": cell.seed, "reason": cell.reason} for cell in cells if cell.reason is not None]
+    if not failed:
+        return {}
+    return {"failed": failed} | ({} if some_done else {"status": "failed"})
+
+
+def _add_search(row, search):
+    row["tuned"] = search["tuned"]
+    row["budget"] = {**search["budget"], **row["budget"]}
+    row["budget"]["minutes"] = round(row["budget"].get("minutes", 0) + search["budget"]["search_minutes"], 3)
+
+
+def _rank(rows, primary):
+    """Ranks 1, 2, … by the primary metric of the rows that ran; equal means share a rank."""
+    means = {name: _gain(row, primary) for name, row in rows.items() if row["status"] == "run"}
+    for name, mean in means.items():
+        rows[name]["rank"] = 1 + sum(other > mean for other in means.values())
+
+
+def _gain(row, metric) -> float:
+    """The mean, such that more is better."""
+    value = row["metrics"][metric]
+    mean = -math.inf if value["mean"] is None else value["mean"]
+    return -mean if value.get("smaller_is_better") else mean
+
+
+def _compare_all(board, part, rows, finished, metrics):
+    """Every row against what it is tested against; for every metric, Holm over the rows of this data set."""
+    against = {row.name: row.against or board.baseline for row in part.rows if row.name in finished}
+    against = {name: base for name, base in against.items() if base in finished and base != name}
+    for metric in metrics:
+        found = {
+            name: _comparison(board, metric, finished[name], finished[base], part) for name, base in against.items()
+        }
+        found = {name: comparison for name, comparison in found.items() if comparison is not None}
+        adjusted = holm([comparison.p for comparison in found.values()])
+        for (name, comparison), p_holm in zip(found.items(), adjusted):
+            described = _plain(comparison) | {"against": against[name], "p_holm": _number(p_holm)}
+            rows[name].setdefault("comparisons", {})[metric] = described
+
+
+def _compare_best(board, rows, finished):
+    """The best row against the second; chosen by the numbers that are tested, so this p stands for itself."""
+    ranked = sorted((row for row in rows.values() if "rank" in row), key=lambda row: row["rank"])
+    if len(ranked) > 1:
+        best, second = ranked[:2]
+        found = _comparison(board, board.primary, finished[best["name"]], finished[second["name"]], None)
+        if found:
+            best["best_against_second"] = {"metric": board.primary, "against": second["name"], **_plain(found)}
+
+
+def _comparison(board, metric, ours, base, part) -> Comparison | None:
+    """None for a metric of which no sums over users are kept."""
+    if metric.partition("@")[0] in CORPUS and all(metric in done.results[0]["test"] for done in (ours, base)):
+        items = ours.results[0]["statistics"]["items"] + 1
+        return paired_bootstrap(*corpus_counts(ours.tables, base.tables, metric, items))
+    if any(metric not in table for table in (*ours.tables, *base.tables)):
+        return None  # AUC, of which no sums are kept; value metrics of a re-ranked run
+    return compare(average_seeds(ours.tables, metric), average_seeds(base.tables, metric), board.test)
+
+
+def _plain(comparison) -> dict:
+    return {
+        key: value if isinstance(value, (int, str)) else _number(value) for key, value in asdict(comparison).items()
+    }
+
+
+def _add_groups(board, part, rows, finished, metrics):
+    """Means of groups of users, and their differences to the row that is the baseline."""
+    if not board.splits or not finished:
+        return
+    own = {row.name: row.against or board.baseline for row in part.rows}
+    metrics = [m for m in metrics if all(m in table for row in finished.values() for table in row.tables)]
+    metrics = [metric for metric in metrics if metric.partition("@")[0] not in CORPUS]
+    values = {name: {m: average_seeds(row.tables, m) for m in metrics} for name, row in finished.items()}
+    users = next(iter(values.values()))[metrics[0]].index
+    run_dir = next(row.paths[0] for name, row in finished.items() if not rows[name].get("rerank"))
+    for quantity, members in groups(board, run_dir, users).items():
+        for name in finished:
+            base = own[name] if own[name] in finished and own[name] != name else None
+            described = []
+            for label, chosen in members:
+                means = {}
+                for metric in metrics:
+                    ours = values[name][metric][chosen]
+                    means[metric] = {"mean": _number(ours.mean())}
+                    if base:
+                        against = values[base][metric][chosen]
+                        found = compare(ours, against, "t", n_resamples=_GROUP_RESAMPLES)
+                        means[metric] |= {key: _number(getattr(found, key)) for key in ("difference", "low", "high")}
+                described.append({"group": label, "n": len(chosen), "metrics": means})
+            rows[name].setdefault("splits", {})[quantity] = described
+
+
+def _number(value) -> float | None:
+    """A number for JSON, which knows no NaN and no infinity."""
+    return float(value) if value is not None and math.isfinite(value) else None
