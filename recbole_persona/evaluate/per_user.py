@@ -30,7 +30,7 @@ def evaluate_with_table(trainer, eval_data, **arguments):
     if result is None:
         return None, pd.DataFrame({"user": []})
     whole = Pass(trainer.config, trainer.eval_collector, trainer.evaluator, eval_data)
-    table, *others = [_table(one) for one in getattr(trainer, "passes", None) or [whole]]
+    table, *others = [case_table(one) for one in getattr(trainer, "passes", None) or [whole]]
     for other in others:
         table = table.merge(other, on="user", how="left")
         # where a user has several rows, the sums stand in the first: the sum of the column stays right
@@ -52,7 +52,8 @@ def per_user_table(trainer, eval_data) -> pd.DataFrame:
     return evaluate_with_table(trainer, eval_data, load_best_model=False)[1]
 
 
-def _table(one) -> pd.DataFrame:
+def case_table(one) -> pd.DataFrame:
+    """The rows of one finished :class:`~recbole_persona.evaluate.passes.Pass`; columns as in :func:`per_user_table`."""
     if one.config["eval_type"] == EvaluatorType.VALUE:
         return _sums(one)
     struct, dataset = one.collector.last, one.loader._dataset

@@ -6,9 +6,9 @@ taken only when nothing else is left.
 """
 
 import numpy as np
-from scipy.special import xlogy
 
 _BEHIND = -1e9  # added to what is no candidate
+_TINY = 1e-300  # keeps the logarithm finite where the user has no taste, so that it counts 0 times
 
 
 def mmr(scores, vectors, weight, k) -> np.ndarray:
@@ -58,11 +58,12 @@ def calibrated(scores, tastes, target, weight, k, alpha=0.01) -> np.ndarray:
     gain, order = (1 - weight) * _relevance(scores), np.empty((len(scores), k), dtype=np.int64)
     barred = _barred(scores)
     goal = target[:, None]  # (B, 1, C)
-    chosen = np.zeros_like(goal, dtype=float)  # (B, 1, C), sum of the tastes so far
+    chosen = np.zeros(goal.shape)  # (B, 1, C), sum of the tastes so far
     for place in range(k):
         shown = (1 - alpha) * (chosen + tastes) / (place + 1) + alpha * goal  # (B, N, C)
         # What is the same for all candidates changes nothing: the relevance of those chosen, and sum p log p.
-        order[:, place] = best = (gain + weight * xlogy(goal, shown).sum(2) + barred).argmax(1)
+        fit = (np.log(np.maximum(shown, _TINY)) @ target[:, :, None])[:, :, 0]  # (B, N)
+        order[:, place] = best = (gain + weight * fit + barred).argmax(1)
         barred[users, best] = -np.inf
         chosen += tastes[users, best][:, None]
     return order
