@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,13 +101,12 @@ def _reranked(board, row, base) -> Cell:
 def reset(cells: list[Cell], which: str) -> None:
     """Forget what was reached, so that it is run again: of ``all`` cells, or of those that ``failed``."""
     for cell in cells:
-        if which == "all" and cell.path.is_dir():
+        if cell.path.is_dir() and (which == "all" or cell.reason is not None):
             with RunFolder(cell.path).lock() as folder:
                 cell.failed_file.unlink(missing_ok=True)
                 folder.result_file.unlink(missing_ok=True)
-                folder.clear() if folder.started else None
-        elif which == "failed" and cell.reason is not None:
-            cell.failed_file.unlink()
+                if folder.started:
+                    folder.clear()
 
 
 def work(cells: list[Cell], told: Callable = lambda cell: None, stopped: Callable = lambda: False) -> None:
@@ -156,6 +156,7 @@ def _attempt(cell) -> bool:
 
 
 def _fail(cell, reason):
+    reason = reason.replace(f"{cell.path}{os.sep}", "")  # the page is read where there is no such folder
     write_text(cell.failed_file, json.dumps({"row": cell.row, "seed": cell.seed, "reason": reason}, indent=1))
 
 

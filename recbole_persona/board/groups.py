@@ -55,7 +55,11 @@ def _quantiles(values: pd.Series, number) -> list[tuple[str, pd.Index]]:
 
 
 def _label(low, high) -> str:
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+    return _written(low) if low == high else f"{_written(low)} to {_written(high)}"
+
+
+def _written(value) -> str:
+    return f"{value:g}" if value == round(value) or abs(value) < 0.1 else f"{value:.2f}"
 
 
 def _from_file(split) -> pd.Series:

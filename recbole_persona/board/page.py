@@ -8,6 +8,16 @@ from recbole_persona.board.specification import Board
 
 SURE = 0.05  # adjusted p below which a difference is marked
 BETTER, WORSE = "▲", "▼"
+_TITLES = {
+    "itemcoverage": "ItemCoverage",
+    "averagepopularity": "AveragePopularity",
+    "giniindex": "GiniIndex",
+    "shannonentropy": "ShannonEntropy",
+    "tailpercentage": "TailPercentage",
+    "logloss": "LogLoss",
+    "personaentropy": "PersonaEntropy",
+    "personausage": "PersonaUsage",
+}
 
 
 def markdown(board: Board, rows: list[dict]) -> str:
@@ -78,13 +88,13 @@ def number(value, signed=False) -> str:
 
 
 def probability(p) -> str:
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def metric_title(metric) -> str:
     """As papers write it: NDCG@10."""
     name, at, k = metric.partition("@")
-    return (name.upper() if len(name) <= 4 else name.capitalize()) + at + k
+    return (_TITLES.get(name) or (name.upper() if len(name) <= 4 else name.capitalize())) + at + k
 
 
 def _text(text) -> list[str]:
@@ -129,7 +139,7 @@ def _results(board, rows):
     metrics, primary = metrics_of(rows), board.primary
     best = {metric: best_values(rows, metric) for metric in metrics}
     tested = [row for row in rows if primary in row.get("comparisons", {})]
-    head = ["", " model", *map(metric_title, metrics)]
+    head = ["#", " model", *map(metric_title, metrics)]
     head += [f"{metric_title(primary)}, difference [95 %]", "p", "d"] if tested else []
     body = []
     for row in rows:
@@ -179,7 +189,7 @@ def _notes(board, rows) -> list[str]:
             notes.append(
                 f"Best against second: {row['name']} is ahead of {found['against']} by {number(abs(found['difference']))} "
                 f"{metric_title(found['metric'])} [{number(found['low'], True)}, {number(found['high'], True)}], "
-                f"p = {probability(found['p'])} (one test, not corrected)."
+                f"p {probability(found['p'])} (one test, not corrected)."
             )
     for row in rows:
         for failure in row.get("failed", []):
@@ -241,7 +251,7 @@ def _cost(rows) -> list[str]:
                 f"{budget['minutes']:.1f}",
             ]
         )
-    text = "Means over seeds (memory: the most); minutes in all: every seed, and the search where there was one."
+    text = "Means over seeds (memory: their median); minutes in all: every seed, and the search where there was one."
     return ["### Cost", "", text, "", *_grid(head, body), ""]
 
 

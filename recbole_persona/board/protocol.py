@@ -53,7 +53,8 @@ def _check_own(row, part, config, shared):
         if key in given and given[key] != value:
             raise UserError(f"its config files are for the {key} {given[key]}, not {value}.")
     given |= row.config
-    both = [key for key in given if key in shared or key in KEYS]
+    judged = {"metrics", "topk"} if row.study else set()  # a search may watch fewer; what it stops on must be the same
+    both = [key for key in given if (key in shared or key in KEYS) and key not in judged]
     if not both:
         return
     path = {"data_path": part.data_path} if part.data_path else {}
@@ -118,4 +119,5 @@ def _values(config, keys=None) -> dict:
     """The settings, all or those of ``keys``, in a form that compares; the order of metrics and cut-offs is no setting."""
     values = plain_config(config)
     values |= {key: sorted(str(item).lower() for item in values[key]) for key in ("metrics", "topk")}
+    values["valid_metric"] = values["valid_metric"].lower()
     return {key: value for key, value in values.items() if keys is None or key in keys}

@@ -19,7 +19,7 @@ _KINDS = ("model", "study", "rerank", "published")  # a row has exactly one of t
 _ROW = {"name", "status", "against", *_KINDS}
 _MODEL_ROW = {"config", "config_files", "tune"}
 _TUNE = {"space", "trials", "epochs", "sampler", "pruner", "timeout"}
-_RERANK = {"of", "method", "weights", "keep", "candidates"}
+_RERANK = ("of", "method", "weights", "keep", "candidates")
 _METRIC = re.compile(r"[a-z][\w-]*(@[1-9]\d*)?")
 
 
@@ -221,7 +221,8 @@ def _rerank(values, where) -> dict:
     keep = values.get("keep", 0.99)
     if keep is not None and (not isinstance(keep, (int, float)) or not 0 < keep <= 1):
         raise UserError(f"keep in rerank of {where} is a share above 0, at most 1, or null; it is {keep!r}.")
-    return {"candidates": 100, **values, "weights": weights, "keep": keep}
+    given = {"candidates": 100, **values, "weights": weights, "keep": keep}
+    return {key: given[key] for key in _RERANK}
 
 
 def _parts(given, rows, seeds, file) -> tuple[Part, ...]:

@@ -91,8 +91,8 @@ def _watch(processes, tell):
             tell()
             for process in [process for process in running if process.poll() is not None]:
                 log = running.pop(process)
-                if process.returncode < 0:
-                    print(f"A worker was killed (signal {-process.returncode}); the others go on.", file=sys.stderr)
+                if process.returncode < 0 or process.returncode == 130:
+                    print("A worker was killed; what it had begun is continued.", file=sys.stderr)
                 elif process.returncode > 0:
                     raise UserError(_last_line(log))
     except KeyboardInterrupt:

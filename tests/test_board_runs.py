@@ -1,0 +1,209 @@
+"""Boards that are run again: what is done stays, what changed runs, what failed or was spoiled is told or done again."""
+
+import json
+import shutil
+
+import pytest
+from board_files import BPR, POP, PROTOCOL, ran, results, written
+
+from recbole_persona.board.cells import plan
+from recbole_persona.board.leaderboard import check, prepare
+from recbole_persona.board.specification import read_board
+from recbole_persona.cli import main
+from recbole_persona.errors import UserError
+from recbole_persona.runs import RunFolder
+
+AGAIN = {"name": "BPR again", "model": "BPR", "config": {"embedding_size": 4}}
+
+
+@pytest.fixture
+def board(tmp_path):
+    """A finished board of BPR and Pop."""
+    file = written(tmp_path, [BPR, POP], baseline="BPR")
+    ran(file)
+    return file
+
+
+def cells(file):
+    described = read_board(file)
+    resolved = {(part.dataset, row.name): row for part in described.parts for row in part.rows if row.kind == "model"}
+    return plan(described, file.parent / "runs", resolved)
+
+
+def test_done_cells_are_not_run_again_and_the_page_is_the_same(board):
+    before = results(board.parent)
+    pages = {file: file.read_bytes() for file in board.parent.glob("board.*")}
+    ran(board)
+    assert len(before) == 4 and results(board.parent) == before
+    assert {file: file.read_bytes() for file in board.parent.glob("board.*")} == pages
+
+
+def test_a_changed_row_makes_new_cells_and_equal_rows_share_them(board):
+    before = results(board.parent)
+    changed = {"name": "Pop", "model": "BPR", "config": {"learning_rate": 0.01}}
+    rows, _ = ran(written(board.parent, [BPR, AGAIN, changed], baseline="BPR"))
+    after = results(board.parent)
+    assert len(after) == 6 and before.items() <= after.items()
+    assert rows["BPR again"]["metrics"] == rows["BPR"]["metrics"]
+    found = rows["BPR again"]["comparisons"]["ndcg@3"]
+    assert (found["difference"], found["p"], found["effect"]) == (0.0, 1.0, 0.0)
+
+
+def test_corpus_metrics_are_bootstrapped_and_auc_is_not_tested(tmp_path):
+    protocol = PROTOCOL | {"metrics": ["NDCG", "ItemCoverage", "GAUC", "AUC"], "value_mode": "uni5"}
+    rows, _ = ran(written(tmp_path, [BPR, POP], baseline="BPR", protocol=protocol))
+    found = rows["Pop"]["comparisons"]
+    assert found["itemcoverage@3"]["test"] == found["gauc"]["test"] == "bootstrap"
+    assert found["ndcg@3"]["test"] == "permutation" and "auc" not in found and rows["Pop"]["metrics"]["auc"]["n"] == 2
+
+
+def test_every_data_set_has_its_own_seeds_settings_and_rows(tmp_path):
+    data = str(tmp_path / "data")
+    file = written(tmp_path, [BPR, POP], baseline="BPR", tables=[{"title": "T", "rows": ["Pop", "BPR"]}])
+    shutil.copytree(tmp_path / "data/tiny", tmp_path / "data/other")
+    (tmp_path / "data/other/tiny.inter").rename(tmp_path / "data/other/other.inter")
+    sets = {
+        "tiny": {"data_path": data},
+        "other": {"data_path": data, "seeds": [7], "config": {"epochs": 1}, "rows": ["BPR"]},
+    }
+    file = written(tmp_path, [BPR, POP], baseline="BPR", datasets=sets)
+    _, found = ran(file)
+    assert [(row["dataset"], row["name"]) for row in found["rows"]].count(("other", "Pop")) == 0
+    (other,) = [row for row in found["rows"] if row["dataset"] == "other"]
+    assert other["seeds"] == [7] and other["cost"]["epochs"] == 1 and other["metrics"]["ndcg@3"]["std"] is None
+    assert "## tiny" in (tmp_path / "board.md").read_text() and "## other" in (tmp_path / "board.md").read_text()
+
+
+def test_a_cell_that_diverges_is_shown_as_failed_and_the_board_goes_on(tmp_path):
+    wild = {"name": "Wild", "model": "BPR", "config": {"learning_rate": 1e30}}
+    mmr = {"name": "Wild + MMR", "rerank": {"of": "Wild", "method": "mmr", "weights": [0.5]}}
+    file = written(tmp_path, [wild, mmr, BPR], baseline="BPR")
+    rows, found = ran(file)
+    assert rows["Wild"]["status"] == "failed" and rows["BPR"]["status"] == "run" and found["failed"] == 4
+    reason = rows["Wild"]["failed"][0]["reason"]
+    assert "not a number" in reason and str(tmp_path) not in reason
+    assert rows["Wild + MMR"]["failed"][0]["reason"].startswith("Wild failed: ")
+    page = (tmp_path / "board.md").read_text()
+    assert "| Wild (failed) |" in page and "Wild, seed 1, failed: " in page
+    marks = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("failed.json")}
+    ran(file)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("failed.json")} == marks  # not tried again
+    before = results(tmp_path)
+    ran(file, rerun="failed")
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("failed.json")} != marks
+    assert results(tmp_path) == before
+
+
+def test_rerun_runs_every_cell_again(board):
+    before = results(board.parent)
+    ran(board, rerun=True)
+    after = results(board.parent)
+    assert before.keys() == after.keys() and all(after[file] > before[file] for file in before)
+
+
+@pytest.mark.parametrize(
+    "lost", ["config.yaml", "per_user.csv.gz", "state", "result.json", "ids.json", "model.safetensors"]
+)
+def test_a_half_deleted_run_folder_is_done_again_or_needs_nothing_more(board, lost):
+    rows, _ = ran(board)
+    folder = cells(board)[0].path
+    shutil.rmtree(folder / lost) if (folder / lost).is_dir() else (folder / lost).unlink()
+    again, found = ran(board)
+    assert found["failed"] == 0 and again["BPR"]["metrics"] == rows["BPR"]["metrics"]
+    assert again["BPR"]["comparisons"] == rows["BPR"]["comparisons"] if "comparisons" in rows["BPR"] else True
+
+
+def test_an_incomplete_run_without_its_state_is_done_again(board):
+    rows, _ = ran(board)
+    folder = cells(board)[0].path
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / "state")
+    assert ran(board)[0]["BPR"]["metrics"] == rows["BPR"]["metrics"]
+
+
+@pytest.mark.parametrize("name", ["result.json", "per_user.csv.gz"])
+def test_a_truncated_file_is_one_sentence_that_says_which_folder_to_delete(board, name):
+    folder = cells(board)[0].path
+    (folder / name).write_bytes((folder / name).read_bytes()[:40])
+    with pytest.raises(UserError, match=f"truncated or edited; delete .*{folder.name} and start again"):
+        ran(board)
+    shutil.rmtree(folder)
+    ran(board)
+
+
+def test_a_split_that_changed_under_the_board_is_refused(board):
+    folder = cells(board)[0].path
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"split_hash": "0" * 16}))
+    with pytest.raises(UserError, match="one protocol for all rows, but on tiny split_hash is .* in 'BPR, seed 2'"):
+        ran(board)
+
+
+def test_a_cell_that_another_process_holds_is_left_alone(board, monkeypatch):
+    cell = cells(board)[0]
+    (cell.path / "result.json").unlink()
+    waits = []
+
+    def waited(seconds):
+        waits.append(cell.open)
+        lock.__exit__(None, None, None)  # the other process has gone
+
+    monkeypatch.setattr("recbole_persona.board.cells.time.sleep", waited)
+    lock = RunFolder(cell.path).lock()
+    lock.__enter__()
+    ran(board)
+    assert waits == [True] and cell.done
+
+
+def test_a_tuned_row_runs_with_the_best_settings(tmp_path):
+    space = {"learning_rate": [0.1, 0.01, 0.0001], "embedding_size": [2, 4]}
+    protocol = {key: value for key, value in PROTOCOL.items() if key != "embedding_size"}
+    tuned = {
+        "name": "BPR tuned",
+        "model": "BPR",
+        "tune": {"space": space, "trials": 3, "epochs": 1, "sampler": "random"},
+    }
+    file = written(tmp_path, [POP, tuned], baseline="Pop", protocol=protocol)
+    rows, _ = ran(file)
+    row = rows["BPR tuned"]
+    study = json.loads((tmp_path / "runs/studies/tiny-BPR-tuned/study.json").read_text())
+    assert row["config"] == study["best_params"] and row["cost"]["epochs"] == 2
+    assert row["budget"]["trials"] == 3 and row["budget"]["search_epochs"] == 3 and study["test"] is None
+    assert row["tuned"]["learning_rate"]["best"] == study["best_params"]["learning_rate"]
+    page = (tmp_path / "board.md").read_text()
+    assert "| BPR tuned | `learning_rate` |" in page and "3 (0 pruned)" in page
+    before = results(tmp_path)
+    protocol = protocol | {"metrics": ["NDCG", "Recall", "MRR"]}
+    ran(written(tmp_path, [POP, tuned], baseline="Pop", protocol=protocol))  # a metric more needs no new search
+    assert json.loads((tmp_path / "runs/studies/tiny-BPR-tuned/study.json").read_text()) == study
+    assert before.items() <= results(tmp_path).items()
+
+    opened = {"name": "From the study", "study": str(tmp_path / "runs/studies/tiny-BPR-tuned")}
+    file = written(tmp_path, [POP, opened], baseline="Pop", protocol=protocol | {"epochs": 1})
+    rows, _ = ran(file)
+    assert rows["From the study"]["model"] == "BPR" and rows["From the study"]["tuned"] == row["tuned"]
+
+
+def test_nothing_runs_before_the_whole_board_is_checked(tmp_path):
+    file = written(tmp_path, [BPR, {"name": "Last", "model": "NoSuchModel"}])
+    with pytest.raises(UserError, match="Row 'Last' on tiny: There is no model named 'NoSuchModel'"):
+        ran(file)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_command_line(board, capsys):
+    assert main(["leaderboard", str(board), f"--runs={board.parent / 'runs'}", f"--out={board.parent / 'page'}"]) == 0
+    assert "BPR" in capsys.readouterr().out and (board.parent / "page/board.md").is_file()
+    assert main(["leaderboard", str(board), "--print"]) == 0
+    assert main(["leaderboard", str(board), "--print", "--rerun"]) == 2
+    assert main(["leaderboard", str(board), "--workers=0"]) == 2
+    assert main(["leaderboard", str(board.parent / "none.yaml")]) == 2
+    assert main(["leaderboard", str(board), f"--out={board.parent / 'empty'}", "--print"]) == 2
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 4 and all(line.startswith("recbole-persona: ") for line in printed)
+
+
+def test_a_worker_finds_the_cells_of_its_parent(board):
+    described = read_board(board)
+    check(described)
+    assert [cell.path for cell in prepare(described, board.parent / "runs", None)[0]] == [c.path for c in cells(board)]
