@@ -127,7 +127,7 @@ def test_the_example_of_the_page_is_a_space(tmp_path):
     page = (Path(__file__).parent.parent / "docs" / "space.md").read_text(encoding="utf-8")
     example = page.split("```yaml\n")[1].split("```")[0]
     space = read_space(write(tmp_path, example), "AMPCF")
-    assert len(space.parameters) == 8 and space.defaults(config_of("AMPCF"))[1] == []
+    assert len(space.parameters) == 9 and space.defaults(config_of("AMPCF"))[1] == []
 
 
 @pytest.mark.parametrize("sampler", ["TPESampler", "RandomSampler", "QMCSampler"])

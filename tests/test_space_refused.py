@@ -186,7 +186,7 @@ MARKS = st.sampled_from([": ", ", ", "{", "}", "[", "]", "\n", "\n  ", "- ", " "
 GARBAGE = st.lists(WORDS | MARKS, max_size=20).map("".join) | st.text(max_size=60)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(text=GARBAGE, ending=st.sampled_from(["yaml", "hyper"]))
 def test_any_text_is_a_space_or_refused(text, ending, tmp_path_factory):
     file = tmp_path_factory.getbasetemp() / f"garbage.{ending}"
@@ -201,7 +201,7 @@ FORMS = JSON | st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.dictionaries(st.sampled_from(["learning_rate", "n_layers", "attention", 3, ""]), FORMS, max_size=3))
 def test_any_mapping_is_a_space_or_refused(source):
     survives(source)
