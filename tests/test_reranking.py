@@ -120,6 +120,7 @@ SETTINGS = {
 }
 SMALL = {
     "epochs": 2,
+    "embedding_size": 8,
     "metrics": ["NDCG", "ILD", "GAUC", "LogLoss"],
     "topk": [3, 7],
     "valid_metric": "NDCG@3",
@@ -141,7 +142,7 @@ def small(folder, request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     settings = {**SMALL, "data_path": str(folder), "run_dir": str(out / "run")}
     if request.param == "GRU4Rec":
-        settings["train_neg_sample_args"] = None
+        settings |= {"train_neg_sample_args": None, "hidden_size": 8, "MAX_ITEM_LIST_LENGTH": 5}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(out)
         return settings["run_dir"], recbole_persona.run(request.param, "small", config_dict=settings)["result"]
