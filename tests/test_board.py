@@ -77,7 +77,7 @@ def test_there_is_a_row_for_everything_and_the_best_comes_first(rows):
     assert (rows["Paper"]["status"], rows["Dear"]["status"]) == ("published", "not run")
     ranked = [row for row in rows.values() if "rank" in row]
     means = [row["metrics"]["ndcg@10"]["mean"] for row in ranked]
-    assert means == sorted(means, reverse=True) and [row["rank"] for row in ranked][0] == 1
+    assert means == sorted(means, reverse=True) and ranked[0]["rank"] == 1
     assert all(not row.get("rank") for row in list(rows.values())[len(ranked) :])
 
 

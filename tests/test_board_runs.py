@@ -135,7 +135,7 @@ def test_a_split_that_changed_under_the_board_is_refused(board):
     folder = cells(board)[0].path
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps(result | {"split_hash": "0" * 16}))
-    with pytest.raises(UserError, match="one protocol for all rows, but on tiny split_hash is .* in 'BPR, seed 2'"):
+    with pytest.raises(UserError, match=r"one protocol for all rows, but on tiny split_hash is .* in 'BPR, seed 2'"):
         ran(board)
 
 

@@ -38,6 +38,7 @@ def row_config(board: Board, part: Part, row: Row, seed=None) -> Config:
         settings = {**row.config, **shared, "seed": part.seeds[0] if seed is None else seed}
         config = Config(row.model, part.dataset, files, settings)
         _check_own(row, part, config, shared)
+        _check_computed(config, board.primary)
         check_valid_metric(config)
     except UserError as error:
         raise UserError(f"Row {row.name!r} on {part.dataset}: {error}") from error
@@ -80,19 +81,20 @@ def check_configs(board: Board, part: Part, configs: dict[str, Config]) -> None:
     first = next(iter(configs))
     compare_protocols(part.dataset, {name: _values(config, KEYS) for name, config in configs.items()})
     compare_protocols(part.dataset, {name: described(config) for name, config in configs.items()})
-    config = configs[first]
-    computed = {m.lower() for m in config["metrics"]} | {
-        f"{m.lower()}@{k}" for m in config["metrics"] for k in config["topk"]
-    }
-    wanted = [board.primary] + [
-        picture[key] for picture in board.pictures for key in ("metric", "x", "y") if key in picture
-    ]
-    for metric in wanted:
-        if metric not in computed:
-            raise UserError(
-                f"{metric} is not computed: metrics are {', '.join(config['metrics'])} and topk is {config['topk']}; "
-                "set metrics and topk under protocol."
-            )
+    for picture in board.pictures:
+        for key in ("metric", "x", "y"):
+            _check_computed(configs[first], picture.get(key, board.primary))
+
+
+def _check_computed(config, metric):
+    name, at, k = metric.partition("@")
+    if name not in [known.lower() for known in config["metrics"]] or (
+        at and k not in [str(cut) for cut in config["topk"]]
+    ):
+        raise UserError(
+            f"{metric} is not computed: metrics are {', '.join(config['metrics'])} and topk is {config['topk']}; "
+            "set metrics and topk under protocol."
+        )
 
 
 def compare_protocols(dataset: str, protocols: dict[str, dict]) -> None:
