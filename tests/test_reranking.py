@@ -234,6 +234,7 @@ def test_the_folder_reads_like_that_of_a_run(bpr, frontier):
 
 def test_a_folder_of_re_ranked_lists_is_written_again_and_another_is_not(small, tmp_path):
     first = rerank_run(small[0], "mmr", [0.2], 0.01, tmp_path)
+    RunFolder(tmp_path).result_file.unlink()  # as when it is killed just before its end
     again = rerank_run(small[0], "mmr", [0.2], 0.01, tmp_path)
     assert again["test"] == first["test"] and again["rerank"] == first["rerank"] and first["rerank"]["weight"] == 0.2
     for out, sentence in ((small[0], "a folder of its own"), (tmp_path / "other", "holds another run")):
@@ -242,6 +243,10 @@ def test_a_folder_of_re_ranked_lists_is_written_again_and_another_is_not(small, 
         with pytest.raises(UserError, match=sentence):
             rerank_run(small[0], "mmr", [0.2], None, out)
         assert RunFolder(out).result() == small[1]
+    RunFolder(out).result_file.unlink()  # a run that can be resumed
+    with pytest.raises(UserError, match="holds another run"):
+        rerank_run(small[0], "mmr", [0.2], None, out)
+    assert RunFolder(out).state_file.is_file()
     with pytest.raises(UserError, match=r"model\.safetensors"):
         rerank_run(tmp_path, "mmr", [0.2], None, tmp_path / "twice")
 
@@ -252,7 +257,7 @@ def test_a_folder_of_re_ranked_lists_is_written_again_and_another_is_not(small, 
         ({"method": "mrr"}, "one of mmr, calibrated, not 'mrr'"),
         ({"weights": [0.5, 1.5]}, "between 0 and 1; these are 0.0, 0.5, 1.5"),
         ({"weights": [-0.1]}, "between 0 and 1"),
-        ({"weights": [float("nan")]}, "between 0 and 1"),
+        ({"weights": [float("nan"), 0.5]}, "between 0 and 1"),
         ({"keep": 99}, "keep is the share"),
         ({"candidates": 5}, "A list of 7 cannot be chosen from 5 candidates"),
         ({"config_dict": {"eval_args": {**SMALL["eval_args"], "mode": "uni50"}}}, "needs a ranking of all items"),

@@ -110,7 +110,7 @@ def _checked_weights(method, weights, keep) -> list[float]:
     if keep is not None and not 0 < keep <= 1:
         raise UserError(f"keep is the share of the metric to be kept, such as 0.99, or None, and is not {keep!r}.")
     weights = sorted({0.0, *map(float, weights)})
-    if not 0 <= weights[0] <= weights[-1] <= 1:
+    if not all(0 <= weight <= 1 for weight in weights):
         raise UserError(f"Weights of re-ranking lie between 0 and 1; these are {', '.join(map(str, weights))}.")
     return weights
 
@@ -118,15 +118,18 @@ def _checked_weights(method, weights, keep) -> list[float]:
 def _check_out(folder, run_dir):
     if folder.path.resolve() == Path(run_dir).resolve():
         raise UserError("Re-ranking needs a folder of its own; name another out_dir than that of the run.")
-    if folder.started and not (folder.complete and "rerank" in folder.result()):
+    # A run that was killed before it had either of these has nothing to lose.
+    trained = folder.model_file.exists() or folder.state_file.exists()
+    if trained or (folder.complete and "rerank" not in folder.result()):
         raise UserError(f"{folder.path} holds another run; name another out_dir.")
 
 
 def _check_ranking(loaded, candidates):
-    if not isinstance(loaded.test_data, FullSortEvalDataLoader):
-        raise UserError("Re-ranking needs a ranking of all items; set mode in eval_args to full, and train again.")
-    if not len(loaded.valid_data):
-        raise UserError("The run has no validation part to choose a weight on; change split in eval_args.")
+    for part in (loaded.valid_data, loaded.test_data):
+        if not isinstance(part, FullSortEvalDataLoader):
+            raise UserError("Re-ranking needs a ranking of all items; set mode in eval_args to full, and train again.")
+        if not len(part):
+            raise UserError("Re-ranking needs a validation part and a test part; change split in eval_args.")
     least, most = max(loaded.config["topk"]), loaded.dataset.item_num
     if not least <= candidates:
         raise UserError(f"A list of {least} cannot be chosen from {candidates} candidates; set candidates higher.")
