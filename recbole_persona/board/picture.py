@@ -246,8 +246,10 @@ def _by_group(axes, board, picture, dataset, rows):
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel(f"{picture['split'].replace('_', ' ')} of the user; groups alike in size")
     axes.set_ylabel(f"difference in {metric_title(picture['metric'])}, 95 % interval")
-    axes.set_title(f"{dataset}: gain over {board.baseline or 'the row tested against'} by group of users")
-    axes.legend(frameon=False, fontsize=8, loc="best", labelcolor="linecolor", handlelength=0.8)
+    bases = {row["comparisons"][picture["metric"]]["against"] for row in rows}
+    over = bases.pop() if len(bases) == 1 else "the row that each is tested against"
+    axes.set_title(f"{dataset}: gain over {over} by group of users")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), labelcolor="linecolor")
 
 
 _PANELS = {"intervals": _intervals, "frontier": _frontier, "groups": _by_group}
