@@ -30,6 +30,8 @@ _DRIVERS = {"postgresql": ("psycopg", "postgres"), "mysql": ("pymysql", "mysql")
 _FORMS = "sqlite:///FILE, postgresql://USER@HOST/NAME, mysql://USER@HOST/NAME or journal:///FILE"
 _CLAIM = "claim"  # the study's attribute whose row is locked
 
+_FAULTS = (StorageInternalError, SQLAlchemyError, OSError)
+
 # 5.x renamed the class; the old name goes away in 6.0
 _Retry = getattr(optuna.storages, "RetryHeartbeatStaleTrialCallback", None) or optuna.storages.RetryFailedTrialCallback
 
@@ -77,12 +79,15 @@ class Storage:
         """Whatever the storage fails with inside is one sentence."""
         try:
             yield
-        except (StorageInternalError, SQLAlchemyError, OSError) as error:
-            cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
-            reason = str(getattr(cause, "orig", None) or getattr(cause, "strerror", None) or cause).strip()
+        except (*_FAULTS, AssertionError, UnboundLocalError) as error:
+            fault = error  # where a storage fails as a trial ends, Optuna stumbles over it
+            while fault is not None and not isinstance(fault, _FAULTS):
+                fault = fault.__cause__ or fault.__context__
+            if fault is None:
+                raise
             raise StorageError(
-                f"The storage {self.shown} failed ({reason.splitlines()[0].strip(' .') if reason else 'no reason given'}); "
-                "trials that had finished are kept in it: mend it, and go on with --resume."
+                f"The storage {self.shown} failed ({_reason(fault)}); trials that had finished are kept in it: mend it, "
+                "and go on with --resume."
             ) from error
 
     @contextmanager
@@ -147,6 +152,14 @@ def why_failed(trial) -> str | None:
 def was_killed(trial) -> bool:
     """Whether a trial's process ended in its midst; it does not count, the one that tries again does."""
     return trial.state == TrialState.FAIL and why_failed(trial) is None
+
+
+def _reason(fault) -> str:
+    """The first line of what the driver or the system says."""
+    if isinstance(fault, StorageInternalError) and fault.__cause__:
+        fault = fault.__cause__  # the database's own error
+    text = str(getattr(fault, "orig", None) or getattr(fault, "strerror", None) or fault).strip()
+    return text.splitlines()[0].strip(" .") if text else type(fault).__name__
 
 
 def _host() -> str:

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import itertools
+import warnings
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import optuna
 from optuna import pruners, samplers
 from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from recbole.evaluator.register import smaller_metrics
 
@@ -126,6 +128,8 @@ def with_objectives(model, dataset, files, settings, names) -> tuple[dict, Confi
         UserError: an objective that is none, or settings that ``Config`` refuses.
     """
     config = Config(model, dataset, files, settings)
+    if not names:
+        check_valid_metric(config)
     names = [str(name).lower() for name in names or [config["valid_metric"]]]
     if len(set(names)) < len(names):
         raise UserError(f"An objective is named twice in {', '.join(names)}.")
@@ -137,12 +141,6 @@ def with_objectives(model, dataset, files, settings, names) -> tuple[dict, Confi
             needed["metrics"] = [*needed["metrics"], metric]
         if cutoff.isdigit() and int(cutoff) not in needed["topk"]:
             needed["topk"] = [*needed["topk"], int(cutoff)]
-    if needed != {"metrics": _listed(config["metrics"]), "topk": _listed(config["topk"])}:
-        settings = {**settings, **needed}
-    if names == metrics and len(names) == 1:
-        settings = {**settings, "valid_metric": names[0]}
-    config = Config(model, dataset, files, settings)
-    check_valid_metric(config)
     for name in metrics:
         try:
             check_valid_metric({**needed, "valid_metric": name})
@@ -151,6 +149,11 @@ def with_objectives(model, dataset, files, settings, names) -> tuple[dict, Confi
                 f"The objective {name!r} is not computed; write a metric as RecBole prints it, such as ndcg@10, "
                 f"or {' or '.join(_COSTS)}."
             ) from None
+    if needed != {"metrics": _listed(config["metrics"]), "topk": _listed(config["topk"])}:
+        settings = {**settings, **needed}
+    if names == metrics and len(names) == 1:
+        settings = {**settings, "valid_metric": names[0]}
+    config = Config(model, dataset, files, settings)
     return settings, config, tuple(Objective(name, _direction(name)) for name in names)
 
 
@@ -255,7 +258,9 @@ def _made(kind, name, options):
         if option not in known:
             raise UserError(f"The {kind} {name} has no option {option!r}; it has {', '.join(known)}.")
     try:
-        return made(**{**defaults, **options})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return made(**{**defaults, **options})
     except ImportError as error:
         raise UserError(f"The {kind} {name} needs another package: {one_sentence(error)}") from None
     except (ValueError, TypeError) as error:

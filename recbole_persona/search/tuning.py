@@ -23,7 +23,15 @@ from recbole_persona.runner import run
 from recbole_persona.runs import RunFolder, plain_config, read_json
 from recbole_persona.search.space import read_space
 from recbole_persona.search.storage import GRACE, Storage, why_failed
-from recbole_persona.search.study import Search, make_sampler, open_study, reachable, tally, with_objectives
+from recbole_persona.search.study import (
+    Search,
+    make_pruner,
+    make_sampler,
+    open_study,
+    reachable,
+    tally,
+    with_objectives,
+)
 from recbole_persona.search.trial import TrialFailed, run_trial, trial_folder
 from recbole_persona.search.workers import Workers
 from recbole_persona.upstream.files import write_text
@@ -106,6 +114,7 @@ def tune(
         study_dir=study_dir,
     )
     make_sampler(sampler, found, config["seed"], 0)
+    make_pruner(pruner, search.reports, config["epochs"])
     seeds = [config["seed"] + i for i in range(3)] if seeds is None else list(seeds)
     seeds = [] if len(wanted) > 1 else seeds
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -183,8 +192,9 @@ def _one_trial(search, storage, study, now, release, grace):
     def clear(_, trial):
         shutil.rmtree(trial_folder(search.study_dir, trial), ignore_errors=True)
 
+    on_device = search.config["device"].type != "cpu"  # whose memory Python does not see run short
     try:
-        study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[clear], gc_after_trial=True)
+        study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[clear], gc_after_trial=on_device)
     except ValueError:
         if not taken:  # else this process was taken for dead, and the trial is another's now
             raise

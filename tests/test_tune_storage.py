@@ -1,0 +1,263 @@
+"""Where the trials are kept: killed processes, torn and foreign files, full disks, several workers."""
+
+import json
+import os
+import re
+import resource
+import time
+
+import pytest
+from guesser import SPACE, Guesser, diary, write_data
+from tune_process import check_continued, finish, kill_one, start, states, study, wait_for_steps
+
+from recbole_persona import tune
+from recbole_persona.errors import StorageError, UserError
+from recbole_persona.search.storage import Storage, this_process
+from recbole_persona.search.study import tally
+
+
+def search(place, more=None, **options):
+    options = {"space": SPACE, "trials": 3, "seeds": [], "study_dir": place / "study", **options}
+    return tune(Guesser, "tiny", config_dict=write_data(place) | (more or {}), **options)
+
+
+def url_of(kind, place) -> str:
+    return f"{kind}:///{place}/trials.{kind}"
+
+
+# --- URLs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("study.db", r"Cannot read the storage 'study.db'; write sqlite:///FILE, postgresql://"),
+        ("sqlite://", r"names no file; write sqlite:///FILE"),
+        ("sqlite:///:memory:", "names no file"),
+        ("journal://study.log", r"names no file; write journal:///FILE"),
+        ("mysql+nothing://localhost/db", r"driver of mysql\+nothing is not installed: .*recbole_persona\[mysql\]"),
+        ("oracle://localhost/db", "cannot be kept in oracle; write sqlite"),
+    ],
+)
+def test_urls_that_cannot_be(url, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Storage(url)
+
+
+def test_a_password_is_not_shown():
+    pytest.importorskip("psycopg")
+    with pytest.raises(
+        StorageError, match=r"postgresql\+psycopg://me:\*\*\*@localhost:1/db failed \(.*refused"
+    ) as caught:
+        Storage("postgresql://me:secret@localhost:1/db")
+    assert "secret" not in str(caught.value)
+
+
+def test_files_that_are_none_of_ours(tmp_path):
+    (tmp_path / "text.db").write_text("no database, " * 100)
+    with pytest.raises(StorageError, match=r"text.db failed \(file is not a database\)"):
+        Storage(f"sqlite:///{tmp_path}/text.db")
+    (tmp_path / "text.log").write_text("no journal\n" * 10)
+    with pytest.raises(UserError, match=r"text.log cannot be read as a journal"):
+        Storage(f"journal:///{tmp_path}/text.log")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="failed"):
+        Storage(f"sqlite:///{tmp_path}/file/study.db")
+
+
+def test_tables_of_another_optuna(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    engine = Storage(url).optuna.engine
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+        connection.exec_driver_sql("UPDATE version_info SET schema_version = 3, library_version = '0.9.0'")
+    with pytest.raises(UserError, match="tables of this storage are of another Optuna"):
+        Storage(url)
+
+
+# --- the journal ------------------------------------------------------------------------------------------------------
+
+
+def test_a_torn_tail_is_cut_off_and_the_search_goes_on(tmp_path):
+    url = url_of("journal", tmp_path)
+    first = search(tmp_path, storage=url)
+    file = tmp_path / "trials.journal"
+    whole = file.read_bytes()
+    for torn in (whole[:-20], whole + b'{"op_code":4,"worker_id":"x', whole + b"{"):
+        file.write_bytes(torn)
+        Storage(url)
+        assert whole.startswith(file.read_bytes()) and file.read_bytes().endswith(b"\n")
+    file.write_bytes(whole + b'{"op_code":4,"wor')
+    more = search(tmp_path, storage=url, trials=5, resume=True)
+    assert more["trials"][:3] == first["trials"] and len(more["trials"]) == 5
+
+
+def test_a_tail_that_is_torn_while_others_write(tmp_path):
+    """A killed writer leaves half a line; the next one to append cuts it off first."""
+    url = url_of("journal", tmp_path)
+    search(tmp_path, storage=url)
+    here = study(Storage(url).optuna)
+    with open(tmp_path / "trials.journal", "ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"x","tri')
+    here.set_user_attr("after", 1)
+    again = study(Storage(url).optuna)
+    assert again.user_attrs["after"] == 1 and len(again.trials) == 3
+
+
+# --- killed processes -------------------------------------------------------------------------------------------------
+
+
+def in_another_process(function, *arguments, **options) -> int:
+    """Call in a process forked from this one, which has imported everything; returns how it ended."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function(*arguments, **options)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_killed_search_goes_on_from_its_checkpoint(tmp_path, kind):
+    """SIGKILL in the second step of the first trial; its retry takes that step again, and none before it."""
+    url, file = url_of(kind, tmp_path), tmp_path / "diary"
+    more, options = {"fault": "kill", "diary": str(file)}, {"storage": url, "trials": 2}
+    assert in_another_process(search, tmp_path, more, **options) == -9
+    assert states(Storage(url).optuna) == ["RUNNING"]
+    found = search(tmp_path, more, **options, resume=True)
+    assert [step for _, _, step in diary(file)] == [0, 1, 1, 2, 0, 1, 2]
+    assert sorted(states(Storage(url).optuna)) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert found["budget"] == found["budget"] | {"trials": 2, "failed": 0, "epochs": 6}
+    first, retried = (study(Storage(url).optuna).trials[n] for n in (0, 1))
+    assert retried.params == first.params and retried.system_attrs["retry_history"] == [0]
+
+
+def test_a_trial_that_is_killed_again_and_again_counts_as_failed(tmp_path):
+    """After three retries; what it was is in the result."""
+    url = url_of("sqlite", tmp_path)
+    search(tmp_path, storage=url, trials=1)
+    here, storage = study(url), Storage(url)
+    here.enqueue_trial({"skill": 0.3, "width": 1})
+    for _ in range(4):
+        trial = here.ask()
+        SPACE_OF = {
+            "skill": trial.suggest_float("skill", -1, 1),
+            "width": trial.suggest_categorical("width", [1, 2, 3]),
+        }
+        assert SPACE_OF == {"skill": 0.3, "width": 1}
+        with storage.claim(here):
+            storage.reap(here)  # a trial of no process
+            storage.reap(here)  # not twice
+    assert states(url) == ["COMPLETE"] + ["FAIL"] * 4
+    found = search(tmp_path, storage=url, trials=3, resume=True)
+    assert [row["reason"] for row in found["trials"]] == [None, "its process was killed 4 times", None]
+
+
+def test_a_trial_on_another_machine_is_left_alone_until_its_heart_stops(tmp_path):
+    url = url_of("sqlite", tmp_path)
+    search(tmp_path, storage=url, trials=1)
+    storage, here = Storage(url, grace=2), study(url)
+    trial = here.ask()
+    storage.optuna.record_heartbeat(trial._trial_id)
+    trial.set_user_attr("process", this_process() | {"host": "elsewhere"})
+    with storage.claim(here):
+        storage.reap(study(storage.optuna))
+    assert states(url) == ["COMPLETE", "RUNNING"]
+    time.sleep(4)
+    with storage.claim(here):
+        storage.reap(study(storage.optuna))
+    assert states(url) == ["COMPLETE", "FAIL", "WAITING"]
+
+
+def test_the_last_to_work_waits_for_a_stale_trial_and_does_it(tmp_path):
+    """Of a machine that has gone: the search ends with exactly its number of trials, none of them running."""
+    url = url_of("sqlite", tmp_path)
+    search(tmp_path, storage=url, trials=1)
+    storage, here = Storage(url), study(url)
+    trial = here.ask()
+    trial.suggest_float("skill", -1, 1)
+    storage.optuna.record_heartbeat(trial._trial_id)
+    trial.set_user_attr("process", this_process() | {"host": "elsewhere"})
+    found = search(tmp_path, storage=url, trials=2, resume=True, grace=2)
+    assert [row["number"] for row in found["trials"]] == [0, 2] and states(url) == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert study(url).trials[2].params["skill"] == trial.params["skill"]
+
+
+# --- several workers --------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_and_a_kill(tmp_path):
+    """The trials are exactly as many as asked; the killed worker is started again, and its trial goes on."""
+    url, file = url_of("sqlite", tmp_path), tmp_path / "diary"
+    process = start(tmp_path, storage=url, trials=6, workers=2, pause=0.2, pruner="none")
+    wait_for_steps(file, 4)
+    kill_one(file, beside=[process.pid])
+    status, printed, error = finish(process)
+    assert status == 0, error
+    assert "6 trials, 0 pruned, 0 failed; 18 epochs" in printed
+    check_continued(file)
+    result = json.loads((tmp_path / "study/study.json").read_text())
+    assert len(result["trials"]) == 6 and len({json.dumps(row["params"]) for row in result["trials"]}) == 6
+    assert len({pid for pid, _, _ in diary(file)}) >= 2
+    assert states(url).count("RUNNING") == 0 and states(url).count("WAITING") == 0 and states(url).count("FAIL") == 1
+
+
+@pytest.mark.slow
+def test_a_fault_of_a_worker_is_the_sentence_of_the_search(tmp_path):
+    process = start(tmp_path, trials=20, workers=2, fault="value")
+    status, _, error = finish(process)
+    assert status == 2
+    last = error.strip().splitlines()[-1]
+    assert re.match(r"recbole-persona: The first \d trials all failed, the last because: ValueError: 2 heads", last)
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_workers(tmp_path):
+    url, file = url_of("sqlite", tmp_path), tmp_path / "diary"
+    process = start(tmp_path, storage=url, trials=6, workers=2, pause=0.3)
+    wait_for_steps(file, 3)
+    process.terminate()
+    status, _, error = finish(process)
+    assert status == 130 and "go on with --resume" in error.strip().splitlines()[-1]
+    assert "RUNNING" not in states(url)
+    assert finish(start(tmp_path, storage=url, trials=6, workers=2, pause=0.3, resume=True))[0] == 0
+    check_continued(file)
+    assert len(json.loads((tmp_path / "study/study.json").read_text())["trials"]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_many_claims_at_once(tmp_path, kind):
+    """Four workers without a pause: no trial twice, none too many."""
+    url = url_of(kind, tmp_path)
+    status, _, error = finish(start(tmp_path, storage=url, trials=40, workers=4, epochs=1, sampler="random"))
+    assert status == 0, error
+    assert states(Storage(url).optuna) == ["COMPLETE"] * 40
+    trials = study(Storage(url).optuna).trials
+    assert len({json.dumps(trial.params) for trial in trials}) == 40
+    assert len({trial.user_attrs["process"]["pid"] for trial in trials}) == 4
+
+
+# --- the disk ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_full_disk_ends_in_a_sentence_and_the_search_goes_on(tmp_path, kind):
+    """Files may not grow beyond what the storage has now and a little: what a full disk is to a program."""
+    url, file, more = url_of(kind, tmp_path), tmp_path / f"trials.{kind}", {"diary": str(tmp_path / "diary")}
+    search(tmp_path, more, storage=url, trials=2)
+    study(Storage(url).optuna).set_user_attr("padding", "x" * 200_000)  # so that the storage is the largest file
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room = file.stat().st_size + (8192 if kind == "sqlite" else 1500)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        with pytest.raises(StorageError, match=f"The storage {url} failed .*: mend it, and go on with --resume"):
+            search(tmp_path, more, storage=url, trials=60, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    reached = len(tally(study(Storage(url).optuna)).finished)
+    found = search(tmp_path, more, storage=url, trials=reached + 2, resume=True)
+    assert found["budget"]["trials"] == reached + 2 and found["budget"]["failed"] == 0
+    assert "RUNNING" not in states(Storage(url).optuna)
+    check_continued(tmp_path / "diary")
