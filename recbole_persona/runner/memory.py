@@ -1,5 +1,7 @@
 """The most memory that a run held, beyond what stood before it."""
 
+import ctypes
+import gc
 import sys
 from pathlib import Path
 
@@ -22,6 +24,7 @@ class PeakMemory:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(self._cuda)
             return
+        _give_back()
         self._before = psutil.Process().memory_info().rss
         try:
             _CLEAR.write_text("5")
@@ -33,6 +36,13 @@ class PeakMemory:
         if self._cuda:
             return torch.cuda.max_memory_allocated(self._cuda) / 2**20
         return (_peak_resident() - self._before) / 2**20
+
+
+def _give_back() -> None:
+    """Return freed memory to the system (glibc): else a run lives in what an earlier one of the process has freed."""
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def _peak_resident() -> int:
