@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import yaml
 from scipy import stats
+from tiny import interactions
 
 from recbole_persona.board.leaderboard import leaderboard
 from recbole_persona.evaluate.significance import average_seeds, compare, holm
 from recbole_persona.runs import RunFolder, read_json
 
+USERS = 150
 BOARD = {
     "title": "Models with & without personas",
     "text": "Made by a test.",
-    "datasets": ["planted-personas"],
-    "protocol": {"metrics": ["NDCG", "TDD"], "topk": [10], "epochs": 3, "train_batch_size": 4096},
+    "protocol": {"metrics": ["NDCG", "TDD"], "topk": [10], "epochs": 3, "load_col": {"inter": ["user_id", "item_id"]}},
     "seeds": [1, 2],
     "primary": "ndcg@10",
     "baseline": "BPR",
@@ -47,10 +48,12 @@ BOARD = {
 def place(tmp_path_factory):
     """The folder of the board after it ran."""
     folder = tmp_path_factory.mktemp("board")
-    (folder / "personas.yaml").write_text(yaml.safe_dump(BOARD, sort_keys=False))
+    (folder / "data/tiny").mkdir(parents=True)
+    (folder / "data/tiny/tiny.inter").write_text(interactions(USERS, items=80, each=20))
+    board = BOARD | {"datasets": {"tiny": {"data_path": str(folder / "data")}}}
+    (folder / "personas.yaml").write_text(yaml.safe_dump(board, sort_keys=False))
     (folder / "paper.csv").write_text("name,NDCG@10,source\nPaper,0.25,Somebody 2020\nOther,0.9,Nobody\n")
-    users = [f"u{number}" for number in range(1, 801)]
-    sizes = "".join(f"{user},{number % 2}\n" for number, user in enumerate(users))
+    sizes = "".join(f"u{number},{number % 2}\n" for number in range(USERS))
     (folder / "sizes.csv").write_text("user,size\n" + sizes)
     leaderboard(folder / "personas.yaml", runs=folder / "runs")
     return folder
@@ -85,7 +88,7 @@ def test_rows_keep_the_contract(rows):
     keys = {"name", "model", "dataset", "protocol", "split_seed", "seeds", "budget", "config", "metrics", "status"}
     assert all(keys <= set(row) for row in rows.values())
     assert rows["AMPCF"]["config"] == {"n_personas": 2, "learning_rate": 0.01} and rows["AMPCF"]["seeds"] == [1, 2]
-    assert rows["AMPCF"]["statistics"]["users"] == 800 and rows["AMPCF"]["versions"]["recbole"] == "1.2.1"
+    assert rows["AMPCF"]["statistics"]["users"] == USERS and rows["AMPCF"]["versions"]["recbole"] == "1.2.1"
     assert rows["AMPCF"]["protocol"]["valid_metric"] == "NDCG@10"  # the primary metric, whatever a model ships with
     assert all(isinstance(json.dumps(row, allow_nan=False), str) for row in rows.values())
 
@@ -144,8 +147,8 @@ def test_groups_of_users_share_out_all_users(rows, runs):
         assert mean == pytest.approx(rows["AMPCF"]["metrics"]["ndcg@10"]["mean"])
     tables = {name: [run.per_user() for run in runs[name]] for name in ("AMPCF", "BPR")}
     ours, base = (average_seeds(tables[name], "ndcg@10") for name in ("AMPCF", "BPR"))
-    odd = [user for user in ours.index if int(user[1:]) % 2 == 1]  # 0 in the file: u1 is its first line
-    judge = stats.ttest_rel(ours[odd], base[odd]).confidence_interval()
+    even = [user for user in ours.index if int(user[1:]) % 2 == 0]
+    judge = stats.ttest_rel(ours[even], base[even]).confidence_interval()
     found = size[0]["metrics"]["ndcg@10"]
     assert (found["low"], found["high"]) == pytest.approx(tuple(judge))
     assert "difference" not in rows["BPR"]["splits"]["size"][0]["metrics"]["ndcg@10"]
@@ -163,7 +166,7 @@ def test_a_re_ranked_row_knows_its_weights(rows):
 
 def test_cost_is_told(rows):
     cost = rows["AMPCF"]["cost"]
-    assert cost["n_parameters"] > 800 * 2 and cost["epochs"] == 3 and cost["train_seconds"] > 0
+    assert cost["n_parameters"] > USERS * 2 and cost["epochs"] == 3 and cost["train_seconds"] > 0
     assert cost["evaluate_ms_per_user"] > 0 and math.isfinite(cost["peak_mib"])
 
 
@@ -188,7 +191,7 @@ def test_the_markdown_page_says_what_it_must(place):
     for part in (
         "# Models with & without personas\n\nMade by a test.",
         "![Models with & without personas](personas.svg)",
-        "800 users, 1,000 items",
+        "150 users, 80 items",
         "`split_seed` 2020; ranking mode full, seen items masked; training stops on NDCG@10",
         "### Two\n\nOnly two.",
         "corrected by Holm for 4 rows",
@@ -218,7 +221,7 @@ def test_csv_and_latex_hold_the_same_numbers(place, rows):
     latex = (place / "personas.tex").read_text()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     assert f"{rows['AMPCF']['metrics']['ndcg@10']['mean']:.4f}" in latex
-    assert r"with \& without" in latex or "All, planted-personas." in latex
+    assert r"with \& without" in latex or "All, tiny." in latex
 
 
 def test_the_picture_is_whole_and_bears_no_date(place):

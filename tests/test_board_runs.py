@@ -16,18 +16,31 @@ from recbole_persona.runs import RunFolder
 AGAIN = {"name": "BPR again", "model": "BPR", "config": {"embedding_size": 4}}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished board of BPR and Pop."""
+    folder = tmp_path_factory.mktemp("finished")
+    ran(written(folder, [BPR, POP], baseline="BPR"))
+    return folder
+
+
 @pytest.fixture
-def board(tmp_path):
-    """A finished board of BPR and Pop."""
-    file = written(tmp_path, [BPR, POP], baseline="BPR")
-    ran(file)
-    return file
+def board(finished, tmp_path):
+    """A copy of it, to be spoiled."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return written(tmp_path / "copy", [BPR, POP], baseline="BPR")
 
 
 def cells(file):
     described = read_board(file)
     resolved = {(part.dataset, row.name): row for part in described.parts for row in part.rows if row.kind == "model"}
     return plan(described, file.parent / "runs", resolved)
+
+
+def test_a_cell_lies_where_a_run_of_its_settings_would(board):
+    for cell in cells(board):
+        result = RunFolder(cell.path).result()
+        assert cell.path.name == f"tiny-{result['model']}-{result['seed']}-{result['config_hash']}"
 
 
 def test_done_cells_are_not_run_again_and_the_page_is_the_same(board):
@@ -155,6 +168,7 @@ def test_a_cell_that_another_process_holds_is_left_alone(board, monkeypatch):
     assert waits == [True] and cell.done
 
 
+@pytest.mark.slow
 def test_a_tuned_row_runs_with_the_best_settings(tmp_path):
     space = {"learning_rate": [0.1, 0.01, 0.0001], "embedding_size": [2, 4]}
     protocol = {key: value for key, value in PROTOCOL.items() if key != "embedding_size"}
@@ -199,8 +213,10 @@ def test_the_command_line(board, capsys):
     assert main(["leaderboard", str(board), "--workers=0"]) == 2
     assert main(["leaderboard", str(board.parent / "none.yaml")]) == 2
     assert main(["leaderboard", str(board), f"--out={board.parent / 'empty'}", "--print"]) == 2
+    (board.parent / "board.json").write_text('[{"name": "BPR"}]')
+    assert main(["leaderboard", str(board), "--print"]) == 2
     printed = capsys.readouterr().err.strip().splitlines()
-    assert len(printed) == 4 and all(line.startswith("recbole-persona: ") for line in printed)
+    assert len(printed) == 5 and all(line.startswith("recbole-persona: ") for line in printed)
 
 
 def test_a_worker_finds_the_cells_of_its_parent(board):

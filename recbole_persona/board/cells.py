@@ -74,11 +74,12 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
             if not row.runs or row.kind in ("published", "rerank"):
                 continue
             row = resolved[part.dataset, row.name]
+            config = row_config(board, part, row)
+            files = tuple(str(file) for file in row.files)
             for seed in part.seeds:
-                config = row_config(board, part, row, seed)
+                config["seed"] = seed
                 path = runs / default_path(config).name
                 settings = {**row.config, **shared_settings(board, part), "seed": seed, "run_dir": str(path)}
-                files = tuple(str(file) for file in row.files)
                 of_row[row.name, seed] = Cell(part.dataset, row.name, seed, path, row.model, files, settings)
         cells += of_row.values()
         for row in part.rows:

@@ -42,7 +42,7 @@ def leaderboard(board, *, workers=1, rerun=False, print_only=False, runs=None, o
     described = read_board(board)
     target = Path(out) if out else described.file.parent
     if print_only:
-        rows = read_json(target / f"{described.name}.json")
+        rows = _read_rows(target / f"{described.name}.json")
         return {"rows": rows, "files": write_page(described, rows, target), "failed": _failed(rows)}
     if rerun not in (False, True, "all", "failed"):
         raise UserError(f"rerun is all or failed, not {rerun!r}.")
@@ -87,7 +87,7 @@ def check(board: Board) -> None:
         for row in part.rows:
             if row.published:
                 read_published(row, part.dataset, len(board.parts) > 1)
-            if row.kind in ("model", "study"):
+            if row.model or (row.study and row.runs):
                 configs[row.name] = row_config(board, part, _with_model(part, row))
             if row.rerank and row.rerank["method"] not in METHODS:
                 raise UserError(
@@ -117,6 +117,14 @@ def write_page(board: Board, rows: list[dict], target: Path) -> list[str]:
     for suffix, text in forms.items():
         write_text(target / f"{board.name}{suffix}", text)
     return [str(target / f"{board.name}{suffix}") for suffix in (".json", *forms)]
+
+
+def _read_rows(file) -> list[dict]:
+    rows = read_json(file)
+    needed = {"name", "dataset", "status", "metrics", "seeds", "config", "budget"}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and needed <= row.keys() for row in rows):
+        raise UserError(f"{file} does not hold the rows of a board; run the board to write it anew.")
+    return rows
 
 
 def _failed(rows) -> int:

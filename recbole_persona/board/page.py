@@ -202,6 +202,7 @@ def _notes(board, rows) -> list[str]:
 def _groups(board, rows, quantity) -> list[str]:
     """One quantity: what the rows without a baseline reach in every group, and the differences of the others to theirs."""
     shown = [row for row in rows if quantity in row.get("splits", {})]
+    shown = [row for row in shown if board.primary in row["splits"][quantity][0]["metrics"]]
     if not shown:
         return []
     of = shown[0]["splits"][quantity]

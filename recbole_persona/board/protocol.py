@@ -23,11 +23,8 @@ def shared_settings(board: Board, part: Part) -> dict:
     return settings | ({"data_path": part.data_path} if part.data_path else {})
 
 
-def row_config(board: Board, part: Part, row: Row, seed=None) -> Config:
-    """The ``Config`` of one cell.
-
-    Args:
-        seed: of the model; the first of the data set's when None.
+def row_config(board: Board, part: Part, row: Row) -> Config:
+    """The ``Config`` of a row, with the first seed.
 
     Raises:
         UserError: whatever ``Config`` refuses, and a setting of the row that is the protocol's.
@@ -35,7 +32,7 @@ def row_config(board: Board, part: Part, row: Row, seed=None) -> Config:
     shared = shared_settings(board, part)
     files = [str(file) for file in row.files]
     try:
-        settings = {**row.config, **shared, "seed": part.seeds[0] if seed is None else seed}
+        settings = {**row.config, **shared, "seed": part.seeds[0]}
         config = Config(row.model, part.dataset, files, settings)
         _check_own(row, part, config, shared)
         _check_computed(config, board.primary)

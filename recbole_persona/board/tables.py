@@ -251,6 +251,8 @@ def _add_groups(board, part, rows, finished, metrics):
     own = {row.name: row.against or board.baseline for row in part.rows}
     metrics = [m for m in metrics if all(m in table for row in finished.values() for table in row.tables)]
     metrics = [metric for metric in metrics if metric.partition("@")[0] not in CORPUS]
+    if not metrics:
+        return
     values = {name: {m: average_seeds(row.tables, m) for m in metrics} for name, row in finished.items()}
     users = next(iter(values.values()))[metrics[0]].index
     run_dir = next(row.paths[0] for name, row in finished.items() if not rows[name].get("rerank"))

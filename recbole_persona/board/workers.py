@@ -30,8 +30,9 @@ def run_open(cells, board_file: Path, runs: Path, workers: int) -> None:
         UserError: a file could not be written, here or in a worker.
     """
     with _bar(cells) as tell:
-        if workers > 1 and any(cell.open for cell in cells):
-            _watch(_start(board_file, runs, min(workers, len(cells))), tell)
+        waiting = sum(cell.open for cell in cells)
+        if min(workers, waiting) > 1:
+            _watch(_start(board_file, runs, min(workers, waiting)), tell)
         walk.work(cells, tell)  # what killed workers left; everything, for one process
 
 
