@@ -88,7 +88,7 @@ def number(value, signed=False) -> str:
 
 
 def probability(p) -> str:
-    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def metric_title(metric) -> str:
@@ -189,7 +189,7 @@ def _notes(board, rows) -> list[str]:
             notes.append(
                 f"Best against second: {row['name']} is ahead of {found['against']} by {number(abs(found['difference']))} "
                 f"{metric_title(found['metric'])} [{number(found['low'], True)}, {number(found['high'], True)}], "
-                f"p {probability(found['p'])} (one test, not corrected)."
+                f"p {'' if found['p'] < 0.001 else '= '}{probability(found['p'])} (one test, not corrected)."
             )
     for row in rows:
         for failure in row.get("failed", []):
