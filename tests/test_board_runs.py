@@ -198,6 +198,15 @@ def test_a_tuned_row_runs_with_the_best_settings(tmp_path):
     assert rows["From the study"]["model"] == "BPR" and rows["From the study"]["tuned"] == row["tuned"]
 
 
+@pytest.mark.slow
+def test_a_search_without_hope_is_shown_as_failed_and_the_board_goes_on(tmp_path):
+    wild = {"name": "Wild", "model": "BPR", "tune": {"space": {"learning_rate": [1e29, 1e30]}, "trials": 6}}
+    mmr = {"name": "Wild + MMR", "rerank": {"of": "Wild", "method": "mmr", "weights": [0.5]}}
+    rows, _ = ran(written(tmp_path, [wild, mmr, BPR]))
+    assert (rows["Wild"]["status"], rows["Wild + MMR"]["status"], rows["BPR"]["status"]) == ("failed", "not run", "run")
+    assert "Wild, its search, failed: The first 5 trials all failed" in (tmp_path / "board.md").read_text()
+
+
 def test_nothing_runs_before_the_whole_board_is_checked(tmp_path):
     file = written(tmp_path, [BPR, {"name": "Last", "model": "NoSuchModel"}])
     with pytest.raises(UserError, match="Row 'Last' on tiny: There is no model named 'NoSuchModel'"):

@@ -61,7 +61,7 @@ class Cell:
 
 
 def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list[Cell]:
-    """The cells, in the order in which they run.
+    """The cells, in the order in which they run; none for a row whose search failed, and those that re-rank it.
 
     Args:
         runs: folder of all run folders.
@@ -71,8 +71,8 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
     for part in board.parts:
         of_row = {}
         for row in part.rows:
-            if not row.runs or row.kind in ("published", "rerank"):
-                continue
+            if (part.dataset, row.name) not in resolved:
+                continue  # published, re-ranked, not run, or its search failed
             row = resolved[part.dataset, row.name]
             config = row_config(board, part, row)
             files = tuple(str(file) for file in row.files)
@@ -84,10 +84,8 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
         cells += of_row.values()
         for row in part.rows:
             for seed in part.seeds if row.runs and row.rerank else ():
-                base = of_row.get((row.rerank["of"], seed))
-                if base is None:
-                    raise UserError(f"The row {row.name!r} re-ranks {row.rerank['of']!r}, whose status is not run.")
-                cells.append(_reranked(board, row, base))
+                if base := of_row.get((row.rerank["of"], seed)):
+                    cells.append(_reranked(board, row, base))
     return cells
 
 

@@ -13,7 +13,7 @@ from recbole_persona.board.specification import Board, Part, Row, read_board
 from recbole_persona.board.studies import check_search, opened, searched
 from recbole_persona.board.tables import board_rows
 from recbole_persona.board.workers import join, run_open
-from recbole_persona.errors import UserError
+from recbole_persona.errors import StorageError, UserError
 from recbole_persona.runner.reranked import METHODS
 from recbole_persona.runs import read_json
 from recbole_persona.upstream.files import write_text
@@ -66,16 +66,21 @@ def prepare(board: Board, runs: Path, workers: int | None) -> tuple[list[Cell], 
         workers: processes of a search; None for a worker of the board, which finds all searches finished.
 
     Returns:
-        The cells; by data set and row, the rows with the settings that they run with; and what is told of the searches.
+        The cells; by data set and row, the rows with the settings that they run with; and what is told of their searches
+        (None for rows without one).
     """
     check(board)
     resolved, told = {}, {}
     for part in board.parts:
         for row in part.rows:
             if row.kind in ("model", "study") and row.runs:
-                resolved[part.dataset, row.name], search = searched(board, part, row, runs, workers)
-                if search:
-                    told[part.dataset, row.name] = search
+                key = part.dataset, row.name
+                try:
+                    resolved[key], told[key] = searched(board, part, row, runs, workers)
+                except StorageError:
+                    raise
+                except UserError as error:  # this row's affair: the board goes on without it
+                    told[key] = {"failed": str(error)}
     return plan(board, runs, resolved), resolved, told
 
 

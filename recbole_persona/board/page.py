@@ -193,7 +193,8 @@ def _notes(board, rows) -> list[str]:
             )
     for row in rows:
         for failure in row.get("failed", []):
-            notes.append(f"{row['name']}, seed {failure['seed']}, failed: {failure['reason']}")
+            what = "its search" if failure["seed"] is None else f"seed {failure['seed']}"
+            notes.append(f"{row['name']}, {what}, failed: {failure['reason']}")
         if row.get("source"):
             notes.append(f"{row['name']}: {row['source']}; published numbers are not tested.")
     return notes

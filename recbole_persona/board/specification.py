@@ -108,6 +108,8 @@ def read_board(file) -> Board:
             _known(row.rerank["of"], names, f"of in the row {row.name!r}")
             if rows[row.rerank["of"]].kind in ("rerank", "published"):
                 raise UserError(f"The row {row.name!r} can re-rank a row of a model only, not {row.rerank['of']!r}.")
+            if row.runs and not rows[row.rerank["of"]].runs:
+                raise UserError(f"The row {row.name!r} re-ranks {row.rerank['of']!r}, whose status is not run.")
     _known(baseline, names, "baseline")
     for name in {baseline, *(row.against for row in rows.values())} - {None}:
         if rows[name].kind == "published":

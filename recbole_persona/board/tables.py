@@ -81,8 +81,8 @@ def _part_rows(board, part, cells, resolved, searched) -> list[dict]:
         known = resolved.get((part.dataset, row.name), row)
         rows[row.name] = _row(board, part, known, finished.get(row.name), metrics)
         rows[row.name] |= _failures([cell for cell in cells if cell.row == row.name], row.name in finished)
-        if (part.dataset, row.name) in searched:
-            _add_search(rows[row.name], searched[part.dataset, row.name])
+        if search := searched.get((part.dataset, row.name)):
+            _add_search(rows[row.name], search)
     _rank(rows, board.primary)
     _compare_all(board, part, rows, finished, metrics)
     _compare_best(board, rows, finished)
@@ -185,6 +185,9 @@ def _failures(cells, some_done) -> dict:
 
 
 def _add_search(row, search):
+    if "failed" in search:
+        row |= {"status": "failed", "failed": [{"seed": None, "reason": search["failed"]}]}
+        return
     row["tuned"] = search["tuned"]
     row["budget"] = {**search["budget"], **row["budget"]}
     row["budget"]["minutes"] = round(row["budget"].get("minutes", 0) + search["budget"]["search_minutes"], 3)
