@@ -12,9 +12,9 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 
 import recbole_persona
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate.reranking import calibrated, mmr
+from recbole_persona.evaluate.reranking import calibrated, mmr, proportional
 from recbole_persona.runner import load, reranked
-from recbole_persona.runner.reranked import METHODS, rerank_run
+from recbole_persona.runner.reranked import rerank_run
 from recbole_persona.runs import RunFolder
 
 USERS, CANDIDATES, PLACES = 9, 14, 6
@@ -82,6 +82,30 @@ def test_calibrated_against_slow_loops(weight, ties):
         assert order[user].tolist() == greedy(scores[user], value, PLACES), user
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.2, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("ties", [False, True])
+def test_proportional_against_slow_loops(weight, ties):
+    scores, _, weights, shares = candidates(int(weight * 10), ties)
+    order = proportional(scores, weights, shares, weight, PLACES)
+    for user in range(USERS):
+
+        def value(_, n, chosen, y=scores[user], a=weights[user], s=shares[user]):
+            claim = 0.0
+            for k in range(7 if s.any() else 0):
+                held = sum(a[m][k] for m in chosen)
+                claim += a[n][k] * math.log(((len(chosen) + 1) * s[k] + 0.5) / (held + 0.5))
+            return (1 - weight) * (y[n] if math.isfinite(y[n]) else 0.0) + weight * claim
+
+        assert order[user].tolist() == greedy(scores[user], value, PLACES), user
+
+
+def test_places_are_shared_out_in_proportion():
+    weights = np.repeat(np.eye(3), 10, axis=0)[None]  # (1, 30, 3): ten candidates of each of three personas
+    scores = np.arange(30, 0, -1.0)[None]
+    order = proportional(scores, weights, np.array([[0.5, 0.3, 0.2]]), 1.0, 10)
+    assert weights[0, order[0]].sum(0).tolist() == [5, 3, 2]
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_weight_0_and_users_of_whom_nothing_is_known_keep_the_models_order(ties):
     scores, vectors, tastes, target = candidates(3, ties, short=False)
@@ -90,11 +114,14 @@ def test_weight_0_and_users_of_whom_nothing_is_known_keep_the_models_order(ties)
     np.testing.assert_array_equal(calibrated(scores, tastes, target, 0.0, PLACES), same)
     np.testing.assert_array_equal(calibrated(scores, tastes, target, 0.9, PLACES)[4], same[4])
     np.testing.assert_array_equal(mmr(scores, np.zeros_like(vectors), 0.9, PLACES), same)
+    np.testing.assert_array_equal(proportional(scores, tastes, target, 0.0, PLACES), same)
+    np.testing.assert_array_equal(proportional(scores, tastes, target, 0.9, PLACES)[4], same[4])
 
 
 def test_every_candidate_once_and_seen_ones_last():
     scores, vectors, tastes, target = candidates(5)
-    for order in (mmr(scores, vectors, 0.7, CANDIDATES), calibrated(scores, tastes, target, 0.7, CANDIDATES)):
+    known = (scores, tastes, target, 0.7, CANDIDATES)
+    for order in (mmr(scores, vectors, 0.7, CANDIDATES), calibrated(*known), proportional(*known)):
         assert (np.sort(order, axis=1) == np.arange(CANDIDATES)).all()
         known = np.isfinite(np.take_along_axis(scores, order, 1))
         assert (np.diff(known.astype(int), axis=1) <= 0).all()
@@ -156,13 +183,37 @@ def frontier(bpr, request, tmp_path_factory):
     return request.param, out, rerank_run(bpr[0], request.param, weights, 0.95, out, all_on_test=True)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["mmr", "calibrated"])
 def test_weight_0_is_the_run_itself(bpr, method, tmp_path):
     run_dir, result = bpr
     found = rerank_run(run_dir, method, [0], None, tmp_path)
     assert found["test"] == result["test"] and found["best_valid"] == result["best_valid"]
     assert found["best_valid_score"] == result["best_valid_score"] and found["protocol"] == result["protocol"]
     pd.testing.assert_frame_equal(RunFolder(tmp_path).per_user(), RunFolder(run_dir).per_user())
+
+
+def test_personas_get_places_in_proportion(ampcf, tmp_path):
+    loaded = load(ampcf)
+    personas = reranked.METHODS["personas"](loaded)
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(1, 944, 5), rng.integers(1, 1683, (5, 4))
+    weights, shares = personas.knowledge(items, users)
+    for row, user in enumerate(users):
+        met = loaded.train_data._dataset.inter_feat
+        met = met["item_id"][met["user_id"] == int(user)]
+        mine = loaded.model.persona_weights(torch.full_like(met, int(user)), met).double()
+        np.testing.assert_allclose(shares[row], mine.mean(0).detach(), atol=1e-6)
+        own = loaded.model.persona_weights(torch.full((4,), int(user)), torch.as_tensor(items[row])).detach()
+        np.testing.assert_allclose(weights[row], own, atol=1e-6)
+    result = rerank_run(ampcf, "personas", [0.3, 0.9], None, tmp_path)
+    points = result["rerank"]["frontier"]
+    assert points[0]["valid"] == RunFolder(ampcf).result()["best_valid"] != points[1]["valid"]
+    assert [point["weight"] for point in points] == [0.0, 0.3, 0.9]
+
+
+def test_personas_need_a_model_that_has_some(bpr, tmp_path):
+    with pytest.raises(UserError, match="such as AMPCF; BPR has none"):
+        rerank_run(bpr[0], "personas", [0.5], None, tmp_path)
 
 
 def test_the_frontier_falls_as_it_should(frontier):
@@ -254,7 +305,7 @@ def test_a_folder_of_re_ranked_lists_is_written_again_and_another_is_not(small, 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"method": "mrr"}, "one of mmr, calibrated, not 'mrr'"),
+        ({"method": "mrr"}, "one of mmr, calibrated, personas, not 'mrr'"),
         ({"weights": [0.5, 1.5]}, "between 0 and 1; these are 0.0, 0.5, 1.5"),
         ({"weights": [-0.1]}, "between 0 and 1"),
         ({"weights": [float("nan"), 0.5]}, "between 0 and 1"),
@@ -302,7 +353,7 @@ def test_lists_stand_above_all_other_items(scale):
         assert torch.equal(ranked[user, rest], scores[user, rest].double())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["mmr", "calibrated"])
 def test_sequential_models_and_metrics_of_two_types(small, method, tmp_path):
     run_dir, result = small
     found = rerank_run(run_dir, method, [0.5], 0.01, tmp_path, all_on_test=True)

@@ -11,6 +11,10 @@ EXTRAS = {
     "xgboost": ("trees", "RecBole's XGBoost"),
     "wandb": ("wandb", "log_wandb"),
     "hyperopt": ("hyperopt", "RecBole's HyperTuning"),
+    "matplotlib": ("plots", "pictures of leaderboards"),
+    "psycopg": ("postgres", "searches in PostgreSQL"),
+    "pymysql": ("mysql", "searches in MySQL"),
+    "cmaes": ("cmaes", "the sampler cmaes"),
 }
 
 

@@ -1,6 +1,7 @@
-"""Candidates in another order: diverse (MMR) or calibrated to the user's tastes (Steck). Plain arrays, no model.
+"""Candidates in another order: diverse (MMR), calibrated to the user's tastes (Steck), or with places for every persona in
+proportion. Plain arrays, no model.
 
-Both walk down the list and take at every place the candidate that adds most, for all users at once. Their candidates
+All walk down the list and take at every place the candidate that adds most, for all users at once. Their candidates
 come in the model's order; of equally good ones the model's better one is taken. A score of -inf is no candidate: it is
 taken only when nothing else is left.
 """
@@ -66,6 +67,36 @@ def calibrated(scores, tastes, target, weight, k, alpha=0.01) -> np.ndarray:
         order[:, place] = best = (gain + weight * fit + barred).argmax(1)
         barred[users, best] = -np.inf
         chosen += tastes[users, best][:, None]
+    return order
+
+
+def proportional(scores, weights, shares, weight, k) -> np.ndarray:
+    """Every persona gets places in proportion to its share of the user.
+
+    At place n the candidate is taken with the largest ``(1 - weight) y + weight sum_k a_k log((n s_k + 1/2) / (m_k + 1/2))``:
+    y is its score, a log-probability but for a constant of the user's, and is not scaled; s_k is the share of persona k,
+    n s_k its claim, m_k what it has of the places so far. Ours; a soft form of Sainte-Laguë's method of largest averages.
+
+    Args:
+        scores: (B, N), falling.
+        weights: (B, N, K), a: the personas' weights in each candidate, rows sum to one.
+        shares: (B, K), s; a row of zeros leaves the model's order.
+        weight: 0 is the model's order, 1 looks at the claims alone.
+        k: places to fill.
+
+    Returns:
+        (B, k), which candidate stands at which place.
+    """
+    users = np.arange(len(scores))
+    known = shares.any(1, keepdims=True)  # (B, 1)
+    gain, order = (1 - weight) * np.where(np.isfinite(scores), scores, 0.0), np.empty((len(scores), k), dtype=np.int64)
+    barred = _barred(scores)
+    held = np.zeros(shares.shape)  # (B, K)
+    for place in range(1, k + 1):
+        claim = known * np.log((place * shares + 0.5) / (held + 0.5))  # (B, K)
+        order[:, place - 1] = best = (gain + weight * (weights @ claim[:, :, None])[:, :, 0] + barred).argmax(1)
+        barred[users, best] = -np.inf
+        held += weights[users, best]
     return order
 
 

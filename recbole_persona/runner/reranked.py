@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import get_trainer
@@ -17,7 +18,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.evaluate.collector import Collector
 from recbole_persona.evaluate.passes import Pass, passes
 from recbole_persona.evaluate.per_user import case_table
-from recbole_persona.evaluate.reranking import calibrated, mmr
+from recbole_persona.evaluate.reranking import calibrated, mmr, proportional
 from recbole_persona.evaluate.ruler import svd_vectors, tastes, training_matrix
 from recbole_persona.runner.training import load, protocol
 from recbole_persona.runs import RunFolder, commit, config_hash, versions
@@ -41,7 +42,8 @@ def rerank_run(run_dir, method, weights, keep, out_dir, candidates=100, config_d
 
     Args:
         run_dir: folder of a finished run, of any model that ranks all items.
-        method: ``mmr`` (diverse) or ``calibrated`` (to the user's tastes).
+        method: ``mmr`` (diverse), ``calibrated`` (to the user's tastes), or ``personas`` (places in proportion to the
+            shares of the model's own personas in the user's training items).
         weights: strengths between 0 and 1 to choose from; 0, the run as it is, is always among them.
         keep: the largest weight is chosen whose validation ``valid_metric`` is at least ``keep`` (such as 0.99) of that
             of weight 0; None chooses the weight of the best one.
@@ -71,7 +73,7 @@ def rerank_run(run_dir, method, weights, keep, out_dir, candidates=100, config_d
         start = time.perf_counter()
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, loaded.model)
         trainer.eval_collector.data_collect(loaded.train_data)
-        lists = METHODS[method](config, loaded.train_data._dataset)
+        lists = METHODS[method](loaded)
 
         measured = _measure(trainer, loaded.valid_data, lists, candidates, weights)
         valid = {weight: result for weight, (result, _) in measured.items()}
@@ -137,13 +139,13 @@ def _check_ranking(loaded, candidates):
         raise UserError(f"topk holds {least}, but the data set has only {most - 1} items.")
 
 
-def _mmr_lists(config, dataset):
-    vectors = svd_vectors(training_matrix(dataset), config["split_seed"])
+def _mmr_lists(loaded):
+    vectors = svd_vectors(training_matrix(loaded.train_data._dataset), loaded.config["split_seed"])
     return Lists(mmr, lambda items, users: (vectors[items],), vectors.shape[1])
 
 
-def _calibrated_lists(config, dataset):
-    found = tastes(config, dataset)
+def _calibrated_lists(loaded):
+    found = tastes(loaded.config, loaded.train_data._dataset)
 
     def knowledge(items, users):
         shares = found.items[items.ravel()].toarray().reshape(*items.shape, -1)  # (B, N, C)
@@ -152,7 +154,32 @@ def _calibrated_lists(config, dataset):
     return Lists(calibrated, knowledge, found.items.shape[1])
 
 
-METHODS = {"mmr": _mmr_lists, "calibrated": _calibrated_lists}  # functions of (config, training data set)
+def _persona_lists(loaded):
+    model, device = loaded.model, loaded.config["device"]
+    if not hasattr(model, "persona_weights"):
+        raise UserError(
+            f"Places for personas need a model that has some, such as AMPCF; {loaded.config['model']} has none."
+        )
+
+    @torch.no_grad()
+    def weights(users, items):
+        pairs = (torch.as_tensor(part, device=device).split(_CELLS // 64) for part in (users, items))
+        return torch.cat([model.persona_weights(*some).double().cpu() for some in zip(*pairs)]).numpy()  # (pairs, K)
+
+    met = training_matrix(loaded.train_data._dataset)
+    lengths = np.diff(met.indptr)
+    users = np.repeat(np.arange(met.shape[0]), lengths)
+    of_history = weights(users, met.indices.astype(np.int64))
+    sums = sp.csr_array((np.ones(len(users)), np.arange(len(users)), met.indptr)) @ of_history  # (n_users, K)
+    shares = sums / np.maximum(lengths, 1)[:, None]
+
+    def knowledge(items, users):
+        return weights(np.repeat(users, items.shape[1]), items.ravel()).reshape(*items.shape, -1), shares[users]
+
+    return Lists(proportional, knowledge, shares.shape[1])
+
+
+METHODS = {"mmr": _mmr_lists, "calibrated": _calibrated_lists, "personas": _persona_lists}
 
 
 @torch.no_grad()

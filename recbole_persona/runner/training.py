@@ -301,7 +301,12 @@ def _epoch_bar(config, trainer, callback):
     total = getattr(trainer, "epochs", config["epochs"])
     hidden = config["show_progress"] or not sys.stderr.isatty()
     with tqdm(
-        total=total, initial=getattr(trainer, "start_epoch", 0), desc="epochs", unit="epoch", disable=hidden
+        total=total,
+        initial=getattr(trainer, "start_epoch", 0),
+        desc="epochs",
+        unit="epoch",
+        disable=hidden,
+        leave=callback is None,
     ) as bar:
 
         def after_validation(epoch, valid_score):

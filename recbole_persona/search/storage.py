@@ -222,10 +222,14 @@ def _with_driver(url):
 class _TailLock(JournalFileSymlinkLock):
     """Optuna's lock of a journal. Whoever takes it cuts off the line that a killed writer left unfinished."""
 
+    def __init__(self, path: str):
+        super().__init__(path)
+        self._path = path
+
     def acquire(self) -> bool:
         super().acquire()
         try:
-            _cut_unfinished_line(self._lock_target_file)
+            _cut_unfinished_line(self._path)
         except BaseException:
             self.release()
             raise

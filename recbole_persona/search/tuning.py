@@ -119,11 +119,12 @@ def tune(
     seeds = [] if len(wanted) > 1 else seeds
     deadline = None if timeout is None else time.monotonic() + timeout
     url = storage or f"sqlite:///{study_dir / 'study.db'}"
-    asked = {"trials": trials, "seeds": seeds, "space": found.hash, "objectives": [o.name for o in wanted]}
+    asked = {"trials": trials, "timeout": timeout, "seeds": seeds, "space": found.hash}
+    asked["objectives"] = [objective.name for objective in wanted]
     with _quiet_optuna(), _stoppable(), ExitStack() as stack:
         if not join:
             stack.enter_context(_alone(study_dir))
-            done = _done(study_dir, asked, resume)
+            done = _done(study_dir, asked, search.trials, resume)
             if done:
                 return done
         kept = Storage(url, grace)
@@ -328,8 +329,11 @@ def _tested(search, answer, seeds) -> list[dict] | None:
     return rows or None
 
 
-def _done(study_dir, asked, resume) -> dict | None:
-    """The result of a complete study; None where there is none, or where more is asked of it."""
+def _done(study_dir, asked, reachable, resume) -> dict | None:
+    """The result of a complete study; None where there is none, or where more is asked of it.
+
+    One that its timeout cut short is complete, too; it goes on when it is resumed with another timeout.
+    """
     file = study_dir / "study.json"
     if not file.is_file():
         return None
@@ -338,7 +342,9 @@ def _done(study_dir, asked, resume) -> dict | None:
     for key, what in (("space", "another search space"), ("objectives", "other objectives")):
         if before[key] != asked[key]:
             raise UserError(f"{study_dir} holds a study with {what}; name another --study_dir and --study_name.")
-    if before["trials"] >= asked["trials"] and set(before["seeds"]) >= set(asked["seeds"]):
+    cut_short = answer["budget"]["trials"] < reachable and before["timeout"] != asked["timeout"]
+    enough = before["trials"] >= asked["trials"] and set(before["seeds"]) >= set(asked["seeds"])
+    if enough and not (resume and cut_short):
         return answer
     if not resume:
         raise UserError(
