@@ -63,3 +63,11 @@ def test_peak_memory_sees_what_was_freed():
     del block
     assert 38 <= watch.peak_mib() < 200
     assert PeakMemory("cpu").peak_mib() < 20  # another watch forgets the first one's peak
+
+
+@pytest.mark.parametrize("model", ["XGBoost", "LightGBM"])
+def test_decision_trees_run(model, folder, tmp_path):
+    settings = {"data_path": str(folder), "run_dir": str(tmp_path / "run"), "metrics": ["AUC"], "valid_metric": "AUC"}
+    settings |= {"eval_args": {"mode": "labeled"}, "threshold": {"rating": 3}, "load_col": None}
+    result = run(model, "small", config_dict=settings)["result"]
+    assert 0 <= result["test"]["auc"] <= 1 and result["n_parameters"] == 0

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.logger import RemoveColorFilter
+from torch import nn
 from tqdm import tqdm
 
 from recbole_persona.config import Config
@@ -142,6 +143,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
         test = dict(found) if tested else {}
         logger.info("test result: %s", test)
         folder.write_per_user(table)
+        parameters = list(model.parameters()) if isinstance(model, nn.Module) else []  # decision trees have none
         folder.write_result(
             {
                 "model": config["model"],
@@ -154,8 +156,8 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
                 "epochs": len(trainer.train_loss_dict) if hasattr(trainer, "train_loss_dict") else trainer.epochs,
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
                 "memory": {"peak_mib": round(memory.peak_mib(), 1)},
-                "n_parameters": sum(p.numel() for p in model.parameters()),
-                "n_trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+                "n_parameters": sum(p.numel() for p in parameters),
+                "n_trainable": sum(p.numel() for p in parameters if p.requires_grad),
                 "best_valid_score": float(best_score),
                 "best_valid": {key: float(value) for key, value in (best_valid or {}).items()},
                 "test": {key: float(value) for key, value in test.items()},

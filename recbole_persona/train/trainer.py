@@ -270,8 +270,9 @@ class TreeRunTrainer:
             super().__init__(config, model)
         if self.run_dir:
             (self.run_dir / "state").mkdir(parents=True, exist_ok=True)
-            self.temp_file = str(self.run_dir / "state" / "last.trees")
-            self.temp_best_file = str(self.run_dir / "state" / "best.trees")
+            suffix = "ubj" if type(self).__name__ == "XGBoostTrainer" else "txt"  # XGBoost goes by it
+            self.temp_file = str(self.run_dir / "state" / f"last.{suffix}")
+            self.temp_best_file = str(self.run_dir / "state" / f"best.{suffix}")
             self.saved_model_file = str(self.run_dir / "model.safetensors")
 
     def resume(self) -> None:
