@@ -19,6 +19,7 @@ from recbole_persona.search.space import read_space
 from recbole_persona.search.study import make_pruner, make_sampler
 
 MODEL = "guesser:Guesser"
+pytestmark = pytest.mark.filterwarnings("error:.*has been deprecated in v:FutureWarning")  # what Optuna says of its own
 CONDITIONAL = {"width": [1, 2], "skill": {"choices": [0.1, 0.2], "when": {"width": [2]}}}
 
 
