@@ -334,3 +334,21 @@ def test_the_models_that_people_compare_with_have_spaces():
     assert set(SHIPPED) <= {"AMPCF", *recbole_model_names()}
     assert read_space(None, "amp-cf") == read_space(None, AMPCF) == read_space(None, "AMPCF")
     assert read_space(None, "recbole:DIN") == read_space(None, get_model("recbole:DIN"))
+
+
+def test_what_the_settings_fix_leaves_the_space():
+    space = read_space(
+        {
+            "attention": ["learned", "uniform"],
+            "temperature": {"low": 0.5, "high": 2.0, "when": {"attention": "learned"}},
+            "n_personas": [1, 2, 4],
+        },
+        "AMPCF",
+    )
+    assert list(space.without({"n_personas": 1}).parameters) == ["attention", "temperature"]
+    learned = space.without({"attention": "learned", "epochs": 3}).parameters
+    assert set(learned) == {"temperature", "n_personas"} and learned["temperature"].when == {}
+    assert list(space.without({"attention": "uniform"}).parameters) == ["n_personas"]
+    with pytest.raises(UserError, match="fix every parameter"):
+        space.without({"attention": "uniform", "n_personas": 2})
+    assert space.without({}).hash == space.hash

@@ -136,6 +136,18 @@ class Space:
         except KeyError as error:
             raise UserError(f"The trial was made with another search space: {error} is not in this one.") from None
 
+    def without(self, settings: dict) -> "Space":
+        """The space that is left when ``settings`` fix some of its parameters; UserError when none is left."""
+        left = {}
+        for name, parameter in self.parameters.items():
+            fixed = {parent: values for parent, values in parameter.when.items() if parent in settings}
+            open_ = {parent: values for parent, values in parameter.when.items() if parent not in settings}
+            if name not in settings and replace(parameter, when=fixed).active(settings):
+                left[name] = replace(parameter, when=open_)
+        if not left:
+            raise UserError("The settings fix every parameter of the search space; leave those out that it shall vary.")
+        return Space(left)
+
     def defaults(self, config) -> tuple[dict, list[str]]:
         """Where a search begins, as ``study.enqueue_trial`` takes it, and the names whose default lies outside.
 

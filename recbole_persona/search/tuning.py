@@ -65,7 +65,8 @@ def tune(
 
     Args:
         model, dataset, config_file_list, config_dict: as :func:`recbole_persona.run` takes them.
-        space: what varies: path of a YAML file or of a RecBole hyper file, a mapping, or None for the shipped one.
+        space: what varies, but for what ``config_dict`` fixes: path of a YAML file or of a RecBole hyper file, a mapping,
+            or None for the shipped one.
         trials: how many are to finish (completed, pruned or failed for a reason), over all workers and machines.
         study_dir: the search's folder; default ``studies/<study_name>``.
         storage: URL; default ``sqlite:///<study_dir>/study.db``.
@@ -95,7 +96,7 @@ def tune(
     if "run_dir" in settings:
         raise UserError("A search has a folder for every trial; leave run_dir out and name the --study_dir.")
     _check_numbers(trials=trials, workers=workers)
-    found = read_space(space, config["model"] if model is None else model)
+    found = read_space(space, config["model"] if model is None else model).without(config_dict or {})
     found.defaults(config)  # a choice that cannot be set ends the search before it begins
     study_name = study_name or f"{config['dataset']}-{config['model'].rpartition(':')[2]}"
     study_dir = Path(study_dir or Path("studies") / study_name)
