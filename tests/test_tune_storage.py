@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import signal
 import time
 
 import pytest
@@ -227,6 +228,26 @@ def test_ctrl_c_with_workers(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_that_only_slept_gives_its_trial_up(tmp_path):
+    """Taken for dead, it holds its folder still: the trial is done in another, and the sleeper goes on with the next."""
+    url, file = url_of("sqlite", tmp_path), tmp_path / "diary"
+    options = {"storage": url, "trials": 3, "pause": 0.5, "grace": 2, "pruner": "none"}
+    sleeper = start(tmp_path, **options)
+    wait_for_steps(file, 2)
+    sleeper.send_signal(signal.SIGSTOP)
+    helper = start(tmp_path, **options, join=True)
+    wait_for_steps(file, 5)
+    sleeper.send_signal(signal.SIGCONT)
+    for process in (helper, sleeper):
+        status, _, error = finish(process)
+        assert status == 0, error
+    assert sorted(states(url)) == ["COMPLETE"] * 3 + ["FAIL"]
+    result = json.loads((tmp_path / "study/study.json").read_text())
+    assert result["budget"] == result["budget"] | {"trials": 3, "failed": 0, "epochs": 9}
+    assert len({pid for pid, _, _ in diary(file)}) == 2 and not (tmp_path / "study/trials").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_many_claims_at_once(tmp_path, kind):
     """Four workers without a pause: no trial twice, none too many."""
@@ -242,7 +263,7 @@ def test_many_claims_at_once(tmp_path, kind):
 # --- the disk ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.slow), "journal"])
 def test_a_full_disk_ends_in_a_sentence_and_the_search_goes_on(tmp_path, kind):
     """Files may not grow beyond what the storage has now and a little: what a full disk is to a program."""
     url, file, more = url_of(kind, tmp_path), tmp_path / f"trials.{kind}", {"diary": str(tmp_path / "diary")}

@@ -31,7 +31,7 @@ def run_trial(trial, search, begun, patience: float):
         trial: Optuna's, just begun; what is worth knowing of it goes into its ``user_attrs``.
         search: :class:`recbole_persona.search.study.Search`.
         begun: called with the trial when it has all its settings.
-        patience: seconds to wait for a process that still holds the run's folder.
+        patience: seconds to wait for a process that still holds the run's folder; then the trial takes another one.
 
     Returns:
         The value of every objective; a number where there is one.
@@ -44,7 +44,9 @@ def run_trial(trial, search, begun, patience: float):
     trial.set_user_attr("first_attempt", trial.user_attrs.get("first_attempt", trial.number))
     begun(trial)
     folder = RunFolder(trial_folder(search.study_dir, trial))
-    _wait_for(folder, patience)
+    if not _is_free(folder, patience):
+        trial.set_user_attr("first_attempt", trial.number)
+        folder = RunFolder(trial_folder(search.study_dir, trial))
     start, epochs = time.perf_counter(), 0
 
     def validated(epoch, score):
@@ -100,12 +102,15 @@ def _values(search, outcome, folder) -> list[float]:
     return [float(found[objective.name]) for objective in search.objectives]
 
 
-def _wait_for(folder, patience) -> None:
-    """Wait until a process that was taken for dead, and was only slow, has let the folder go."""
+def _is_free(folder, patience) -> bool:
+    """Whether the process that was taken for dead, and perhaps was only slow, lets the folder go in this time."""
     until = time.monotonic() + patience
-    while folder.started and time.monotonic() < until:
+    while folder.started:
         try:
             with folder.lock():
-                return
+                break
         except UserError:
+            if time.monotonic() > until:
+                return False
             time.sleep(0.5)
+    return True
