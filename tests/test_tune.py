@@ -101,12 +101,10 @@ SURE = {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 1}
 
 
 @pytest.mark.parametrize(("metric", "worse"), [("ndcg@3", -0.9), ("averagepopularity@3", 0.9)])
-def test_the_worse_trial_is_the_one_that_is_pruned(search, metric, worse):
+def test_the_worse_trial_is_the_one_that_is_pruned(search, monkeypatch, metric, worse):
     """Also where less is better; and the better one is never pruned."""
-    default = {"skill": -worse}
-    found = search(
-        default, space={"skill": [-worse, worse]}, objectives=[metric], pruner=SURE, sampler="random", trials=6
-    )
+    monkeypatch.setitem(Guesser.config_defaults, "skill", -worse)
+    found = search(space={"skill": [-worse, worse]}, objectives=[metric], pruner=SURE, sampler="random", trials=6)
     states = {(row["params"]["skill"], row["state"]) for row in found["trials"]}
     assert states == {(-worse, "complete"), (worse, "pruned")}
     assert found["best_params"] == {"skill": -worse}
