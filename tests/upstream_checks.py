@@ -325,6 +325,13 @@ def core_has_one_score():
 
 
 @check
+def anomaly_detection_stays_off():
+    import recbole.model.sequential_recommender  # noqa: F401
+
+    assert not torch.is_anomaly_enabled()
+
+
+@check
 def case_study_transforms():
     parts = pieces("SHAN")
     from recbole.utils.case_study import full_sort_scores

@@ -248,7 +248,7 @@ def _by_group(axes, board, picture, dataset, rows):
     axes.set_ylabel(f"difference in {metric_title(picture['metric'])}, 95 % interval")
     bases = {row["comparisons"][picture["metric"]]["against"] for row in rows}
     over = bases.pop() if len(bases) == 1 else "the row that each is tested against"
-    axes.set_title(f"{dataset}: gain over {over} by group of users")
+    axes.set_title(f"{dataset}: gain over {over}")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), labelcolor="linecolor")
 
 

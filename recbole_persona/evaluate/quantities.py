@@ -45,7 +45,9 @@ def user_quantities(config, train_dataset) -> pd.DataFrame:
 
 def _entropy(shares) -> np.ndarray:
     """Entropy (m,) of the rows of a sparse matrix (m, C)."""
-    return np.asarray(sp.csr_array((entr(shares.data), shares.indices, shares.indptr), shares.shape).sum(1)).ravel()
+    shares = shares.tocsr()
+    terms = entr(shares.data).clip(min=0.0)  # a share may lie a rounding above one
+    return np.asarray(sp.csr_array((terms, shares.indices, shares.indptr), shares.shape).sum(1)).ravel()
 
 
 def _expected_entropy(items, popularity, length, seed) -> np.ndarray:

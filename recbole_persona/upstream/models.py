@@ -226,6 +226,12 @@ def core_has_one_score():
     when_imported(f"{_SEQUENTIAL}.core", mend)
 
 
+@repair("model/sequential_recommender/sine.py:25", "importing SINE makes all autograd of the process slow and strict")
+def anomaly_detection_stays_off():
+    """The package of sequential models imports SINE, which searches the gradients of every other model for NaN."""
+    when_imported(f"{_SEQUENTIAL}.sine", lambda sine: torch.autograd.set_detect_anomaly(False))
+
+
 @repair("model/sequential_recommender/gru4reccpr.py:482", "predict() of GRU4RecCPR and SASRecCPR is `assert False`")
 def cpr_predicts():
     when_imported(f"{_SEQUENTIAL}.gru4reccpr", lambda module: setattr(module.GRU4RecCPR, "predict", _one_of_all))
