@@ -141,7 +141,8 @@ def _span(row, metric, tested) -> tuple[float, float]:
 
 def _frontier(axes, board, picture, dataset, rows):
     """Rows as points of two metrics, better towards the top right; the weights of a re-ranking joined by a line."""
-    ends = []
+    ends, heights = [], [_mean(row, picture["y"]) for row in rows]
+    room = 0.75 * (max(heights) - min(heights) or abs(heights[0]))  # weights that spoil the list lie out of sight
     for row in rows:
         x, y = _mean(row, picture["x"]), _mean(row, picture["y"])
         path = sorted(
@@ -149,6 +150,7 @@ def _frontier(axes, board, picture, dataset, rows):
             for step in row.get("frontier", [])
             if picture["x"] in step["metrics"] and picture["y"] in step["metrics"]
         )
+        path = [point for point in path if min(heights) - room <= point[2] <= max(heights) + room]
         colour = VERMILION if path else INK if row["status"] == "published" else BLUE
         if path:
             axes.plot(
@@ -166,7 +168,7 @@ def _frontier(axes, board, picture, dataset, rows):
     axes.margins(0.12)
     axes.set_title(f"{dataset}: {metric_title(picture['y'])} against {metric_title(picture['x'])}")
     note = "best: top right; thin crosses: standard deviation over seeds"
-    note += "\ngrey lines: every weight of a re-ranking" if any(row.get("frontier") for row in rows) else ""
+    note += "\ngrey lines: other weights of a re-ranking" if any(row.get("frontier") for row in rows) else ""
     axes.annotate(
         note, (0, 0), xycoords="axes fraction", xytext=(4, 4), textcoords="offset points", color=GREY, fontsize=7
     )
