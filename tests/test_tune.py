@@ -277,6 +277,8 @@ def test_more_trials_and_more_seeds(search):
     first = search(seeds=[1])
     with pytest.raises(UserError, match=r"complete study of 3 trials, tested with the seeds 1; .* --resume"):
         search(trials=5, seeds=[1])
+    with pytest.raises(UserError, match="holds a study with other settings"):
+        search({"train_batch_size": 7}, seeds=[1])
     more = search(trials=5, seeds=[1, 2], resume=True)
     assert more["trials"][:3] == first["trials"] and len(more["trials"]) == 5
     assert [row["seed"] for row in more["test"]] == [1, 2]

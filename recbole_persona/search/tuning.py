@@ -20,7 +20,7 @@ from tqdm import tqdm
 from recbole_persona.config import Config
 from recbole_persona.errors import UserError
 from recbole_persona.runner import run
-from recbole_persona.runs import RunFolder, plain_config, read_json
+from recbole_persona.runs import RunFolder, config_hash, plain_config, read_json
 from recbole_persona.search.space import read_space
 from recbole_persona.search.storage import GRACE, Storage, why_failed
 from recbole_persona.search.study import (
@@ -121,7 +121,7 @@ def tune(
     deadline = None if timeout is None else time.monotonic() + timeout
     url = storage or f"sqlite:///{study_dir / 'study.db'}"
     asked = {"trials": trials, "timeout": timeout, "seeds": seeds, "space": found.hash}
-    asked["objectives"] = [objective.name for objective in wanted]
+    asked |= {"objectives": [objective.name for objective in wanted], "settings": config_hash(config)}
     with _quiet_optuna(), _stoppable(), ExitStack() as stack:
         if not join:
             stack.enter_context(_alone(study_dir))
@@ -340,7 +340,11 @@ def _done(study_dir, asked, reachable, resume) -> dict | None:
         return None
     answer = read_json(file)
     before = answer["asked"]
-    for key, what in (("space", "another search space"), ("objectives", "other objectives")):
+    for key, what in (
+        ("space", "another search space"),
+        ("objectives", "other objectives"),
+        ("settings", "other settings"),
+    ):
         if before[key] != asked[key]:
             raise UserError(f"{study_dir} holds a study with {what}; name another --study_dir and --study_name.")
     cut_short = answer["budget"]["trials"] < reachable and before["timeout"] != asked["timeout"]
