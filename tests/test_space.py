@@ -16,7 +16,7 @@ from recbole_persona.config import Config, is_read, shipped
 from recbole_persona.errors import UserError
 from recbole_persona.models.ampcf import AMPCF
 from recbole_persona.registry import get_model, recbole_model_names
-from recbole_persona.search.space import read_space
+from recbole_persona.search.space_files import read_space
 from recbole_persona.settings import check_values
 
 SHIPPED = sorted(file.stem for file in (shipped("properties") / "space").glob("*.yaml"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from test_space import ALL_FORMS, JSON, suggestions, write
 
 from recbole_persona.errors import UserError
-from recbole_persona.search.space import read_space
+from recbole_persona.search.space_files import read_space
 
 
 def refused(source, *words, model="AMPCF"):

@@ -15,7 +15,7 @@ from tiny import refused
 from recbole_persona import run, tune
 from recbole_persona.cli import main
 from recbole_persona.errors import UserError
-from recbole_persona.search.space import read_space
+from recbole_persona.search.space_files import read_space
 from recbole_persona.search.study import make_pruner, make_sampler
 
 MODEL = "guesser:Guesser"

@@ -9,7 +9,7 @@ from recbole_persona.board.specification import Board, Part, Row
 from recbole_persona.config import read_yaml
 from recbole_persona.errors import UserError
 from recbole_persona.runs import read_json
-from recbole_persona.search.space import read_space
+from recbole_persona.search.space_files import read_space
 from recbole_persona.search.tuning import tune
 
 

@@ -21,7 +21,7 @@ from recbole_persona.config import Config
 from recbole_persona.errors import UserError
 from recbole_persona.runner import run
 from recbole_persona.runs import RunFolder, config_hash, plain_config, read_json
-from recbole_persona.search.space import read_space
+from recbole_persona.search.space_files import read_space
 from recbole_persona.search.storage import GRACE, Storage, why_failed
 from recbole_persona.search.study import (
     Search,
