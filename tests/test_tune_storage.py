@@ -7,11 +7,13 @@ import resource
 import signal
 import time
 
+import psutil
 import pytest
 from guesser import SPACE, Guesser, diary, write_data
-from tune_process import check_continued, finish, kill_one, start, states, study, wait_for_steps
+from tune_process import check_continued, command, finish, kill_one, start, states, study, wait_for_steps
 
 from recbole_persona import tune
+from recbole_persona.cli import main
 from recbole_persona.errors import StorageError, UserError
 from recbole_persona.search.storage import Storage, this_process
 from recbole_persona.search.study import tally
@@ -45,6 +47,18 @@ def test_urls_that_cannot_be(url, sentence):
         Storage(url)
 
 
+def test_the_command_line_reads_the_storage_from_the_environment(tmp_path, monkeypatch):
+    """Where ``--storage`` is not given; a call from Python does not."""
+    monkeypatch.setenv("OPTUNA_STORAGE", url_of("sqlite", tmp_path))
+    flags = command(tmp_path, trials=1, epochs=1, diary=None)[command(tmp_path).index("tune") :]
+    assert main(flags) == 0
+    assert states(url_of("sqlite", tmp_path)) == ["COMPLETE"] and not (tmp_path / "study/study.db").exists()
+    assert main([*flags, f"--storage=journal:///{tmp_path}/given", f"--study_dir={tmp_path}/other"]) == 0
+    search(tmp_path, {"epochs": 1}, trials=1, study_dir=tmp_path / "python", study_name="python")
+    assert (tmp_path / "given").is_file() and (tmp_path / "python/study.db").is_file()
+    assert states(url_of("sqlite", tmp_path)) == ["COMPLETE"]
+
+
 def test_a_password_is_not_shown():
     pytest.importorskip("psycopg")
     with pytest.raises(
@@ -52,6 +66,8 @@ def test_a_password_is_not_shown():
     ) as caught:
         Storage("postgresql://me:secret@localhost:1/db")
     assert "secret" not in str(caught.value)
+    with pytest.raises(UserError, match=r"Cannot read the storage 'postgresql://me:\*\*\*@localhost:port/db'"):
+        Storage("postgresql://me:sec@ret@localhost:port/db")
 
 
 def test_files_that_are_none_of_ours(tmp_path):
@@ -193,6 +209,8 @@ def test_two_workers_and_a_kill(tmp_path):
     url, file = url_of("sqlite", tmp_path), tmp_path / "diary"
     process = start(tmp_path, storage=url, trials=4, workers=2, pause=0.2, pruner="none")
     wait_for_steps(file, 3)
+    lines = [" ".join(worker.cmdline()) for worker in psutil.Process(process.pid).children()]
+    assert len(lines) == 2 and all("--join" in line and url not in line and "storage" not in line for line in lines)
     kill_one(file, beside=[process.pid])
     status, printed, error = finish(process)
     assert status == 0, error

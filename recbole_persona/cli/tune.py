@@ -4,6 +4,7 @@ Trials are judged on the validation part; the best one alone is tested, with --s
 with --resume; the same command on another machine, with the same --storage, works on the same study.
 """
 
+import os
 import statistics
 
 from recbole_persona.cli.run import split_files
@@ -26,7 +27,12 @@ def add_arguments(parser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine (1)")
     parser.add_argument("--study_dir", metavar="DIR", help="the search's folder (studies/<study_name>)")
     parser.add_argument("--study_name", metavar="NAME", help="in the storage (<dataset>-<model>)")
-    parser.add_argument("--storage", metavar="URL", help="sqlite:///FILE, postgresql://…, mysql://… or journal:///FILE")
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        default=os.environ.get("OPTUNA_STORAGE"),
+        help="sqlite:///FILE, postgresql://…, mysql://… or journal:///FILE; $OPTUNA_STORAGE where it is set",
+    )
     parser.add_argument("--sampler", default="tpe", help="tpe, random, gp, cmaes, grid, brute, qmc, nsgaii")
     parser.add_argument("--pruner", default="median", help="median, hyperband, halving, percentile, none")
     parser.add_argument("--objectives", help="such as ndcg@10,tdd@10; also parameters, seconds_per_user")

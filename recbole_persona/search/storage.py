@@ -7,6 +7,7 @@ died is failed, and its settings wait for whoever claims next.
 """
 
 import os
+import re
 import socket
 import warnings
 from contextlib import contextmanager
@@ -58,7 +59,8 @@ class Storage:
         try:
             parsed = None if scheme == "journal" else sqlalchemy.make_url(url)
         except (ArgumentError, ValueError):
-            raise UserError(f"Cannot read the storage {url!r}; write {_FORMS}.") from None
+            shown = re.sub(r"://([^:/]*):.*@", r"://\1:***@", url)
+            raise UserError(f"Cannot read the storage {shown!r}; write {_FORMS}.") from None
         if parsed is None or parsed.get_backend_name() == "sqlite":
             path = path[1:] if parsed is None else parsed.database
             if not path or path == ":memory:" or (parsed is None and url.count("/") < 3):

@@ -30,9 +30,9 @@ class Workers:
 
     def __init__(self, search, url, space, grace):
         self._folder = Path(search.study_dir)
-        self._arguments = _arguments(search, url, space, grace)
+        self._arguments = _arguments(search, space, grace)
         self._processes, self._deadline, self._restarts = {}, None, 0
-        self._environment = dict(os.environ)
+        self._environment = {**os.environ, "OPTUNA_STORAGE": url}  # a command line would show its password to everybody
         package = str(Path(recbole_persona.__file__).parent.parent)
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._environment["PYTHONPATH"] = os.pathsep.join(paths)
@@ -105,8 +105,8 @@ class Workers:
         return f"A worker ended with status {status}; what it said is in {self._log(name)}: go on with --resume."
 
 
-def _arguments(search, url, space, grace) -> list[str]:
-    """The command line of a worker."""
+def _arguments(search, space, grace) -> list[str]:
+    """The command line of a worker; it finds the storage in its environment."""
     named = {"model": search.model, "dataset": search.dataset}
     if isinstance(search.model, type):
         named["model"] = class_name(search.model)
@@ -120,7 +120,6 @@ def _arguments(search, url, space, grace) -> list[str]:
         **{name: value for name, value in named.items() if value is not None},
         **({"space": space} if space is not None else {}),
         "trials": search.trials,
-        "storage": url,
         "study_name": search.study_name,
         "study_dir": search.study_dir,
         "sampler": search.sampler,
