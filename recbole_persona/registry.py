@@ -182,6 +182,7 @@ def install() -> None:
     replace_everywhere(_upstream_get_model, get_model)
     replace_everywhere(_upstream_get_trainer, get_trainer)
     replace_everywhere(_upstream_get_dataloader, get_dataloader)
+    import_path("recbole_persona.data.histories:install")()
     replace_everywhere(collector.Collector, import_path("recbole_persona.evaluate.collector:Collector"))
 
 

@@ -399,6 +399,15 @@ def lengths_by_row():
         assert [dataset.id2token("class", token.item()) for token in found if token] == classes.split()
 
 
+@check
+def sorting_downwards():
+    from recbole.data.interaction import Interaction
+
+    rows = Interaction({"a": torch.tensor([1, 3, 2]), "b": torch.tensor([[1.0], [2.0], [3.0]])})
+    rows.sort(by="a", ascending=False)
+    assert rows["a"].tolist() == [3, 2, 1] and rows["b"].flatten().tolist() == [2.0, 3.0, 1.0]
+
+
 # tuning
 
 

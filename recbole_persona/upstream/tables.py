@@ -4,7 +4,9 @@ import builtins
 import importlib
 import warnings
 
+import numpy as np
 import pandas as pd
+import torch
 
 from recbole_persona.upstream.repair import around, repair, seen_as
 
@@ -47,6 +49,12 @@ def lengths_by_row():
 
     importlib.import_module("recbole.data.dataset.dataset").len = len
     hush("using <.*> in Series.agg cannot aggregate")
+
+
+@repair("data/interaction.py:349", "sorting downwards ends in a ValueError: torch takes no array that runs backwards")
+def sorting_downwards():
+    module = importlib.import_module("recbole.data.interaction")
+    module.torch = seen_as(torch, tensor=lambda array: torch.from_numpy(np.ascontiguousarray(array)))
 
 
 def hush(message: str) -> None:

@@ -1,0 +1,216 @@
+"""Sequential data sets against RecBole's own, field by field, row by row."""
+
+import copy
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recbole.data import create_dataset, data_preparation
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
+from tiny import HEADER, write_tiny
+
+from recbole_persona.config import Config
+from recbole_persona.data.grouped_splits import Groups
+from recbole_persona.data.histories import END, HistoryRows
+
+SHARED = Path(os.environ.get("RECBOLE_PERSONA_SHARED_DATA", Path(__file__).parent.parent.parent / "shared/data"))
+OURS = ("data_augmentation", "_change_feat_format", "__getitem__", "inter_matrix", "leave_one_out", "split_by_ratio")
+QUIET = {"train_neg_sample_args": None, "state": "ERROR"}
+
+
+@pytest.fixture
+def upstream(monkeypatch):
+    """Makes data sets and loaders as RecBole does."""
+
+    def make(config):
+        with monkeypatch.context() as patch:
+            for name in OURS:
+                patch.setattr(SequentialDataset, name, getattr(SequentialDataset, name).__wrapped__)
+            return parts(config)
+
+    return make
+
+
+def parts(config):
+    dataset = create_dataset(copy.copy(config))
+    return dataset, data_preparation(config, dataset)
+
+
+def config_of(dataset="ml-100k", model="SASRec", **changes):
+    return Config(model=model, dataset=dataset, config_dict=QUIET | changes)
+
+
+def assert_same_rows(ours, theirs):
+    """Two data sets hold the same rows; ours stores no list."""
+    assert isinstance(ours.inter_feat, HistoryRows) and not isinstance(theirs.inter_feat, HistoryRows)
+    assert len(ours) == len(theirs)
+    assert set(ours.inter_feat.columns) == set(theirs.inter_feat.columns)
+    assert ours.field2seqlen == theirs.field2seqlen and ours.field2type == theirs.field2type
+    for rows in torch.arange(len(ours)).split(20_000):
+        mine = ours.inter_feat[rows].gathered()
+        for name in theirs.inter_feat.columns:
+            assert mine[name].dtype == theirs.inter_feat[name].dtype
+            assert torch.equal(mine[name], theirs.inter_feat[name][rows]), name
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"split": {"LS": "valid_and_test"}},
+        {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user"},
+        *(
+            pytest.param(split, marks=pytest.mark.slow)
+            for split in (
+                {"split": {"LS": "valid_only"}},
+                {"split": {"LS": "test_only"}},
+                {"split": {"RS": [8, 1, 1]}, "group_by": "none"},
+                {"split": {"TS": [0.8, 0.1, 0.1]}, "group_by": "user"},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_every_part_of_ml_100k_is_recboles(upstream, split):
+    config = config_of(eval_args={"order": "TO", "mode": "full", **split})
+    mine, theirs = parts(config), upstream(config)
+    for ours, other in zip(mine[1], theirs[1]):
+        assert_same_rows(ours._dataset, other._dataset)
+    for form in ("coo", "csr"):
+        a, b = (one[1][0]._dataset.inter_matrix(form=form, value_field="rating") for one in (mine, theirs))
+        assert (a != b).nnz == 0 if form == "csr" else np.array_equal(a.toarray(), b.toarray())
+
+
+def test_batches_are_recboles(upstream):
+    """Also the order of the batches, and what is joined to them."""
+    config = config_of(
+        model="SASRecF",
+        load_col={"inter": ["user_id", "item_id", "rating", "timestamp"], "item": ["item_id", "class"]},
+        selected_features=["class"],
+        train_neg_sample_args=None,
+        MAX_ITEM_LIST_LENGTH=7,
+    )
+    loaders = parts(config)[1], upstream(config)[1]
+    for ours, theirs in zip(*loaders):
+        for number, (mine, other) in enumerate(zip(ours, theirs)):
+            mine, other = (batch[0] if isinstance(batch, tuple) else batch for batch in (mine, other))
+            assert mine.columns == other.columns
+            assert all(torch.equal(mine[name], other[name]) for name in mine.columns)
+            if number == 5:
+                break
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+def test_beauty_is_recboles(upstream, tmp_path):
+    from recbole_persona.data.convert import convert
+
+    source = SHARED / "amazon_beauty_s3rec"
+    convert("sequences", source / "sequences.txt.gz", tmp_path, "beauty", times=source / "time_deltas_seconds.txt.gz")
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    config = config_of("beauty", data_path=str(tmp_path), load_col=columns)
+    for ours, theirs in zip(parts(config)[1], upstream(config)[1]):
+        assert_same_rows(ours._dataset, theirs._dataset)
+
+
+LINES = [
+    ("u1", "i1", 3.5, 5, "a b", "0.5 1.5", "x"),
+    ("u2", "i3", 1.0, 1, "", "2", "y"),
+    ("u1", "i2", 2.0, 5, "c", "1 2 3", "x"),
+    ("u1", "i3", 4.0, 2, "a", "", "x"),
+    ("u3", "i1", 4.0, 9, "b", "7", "y"),
+    ("u1", "i1", 5.0, 7, "a c", "1", "y"),
+    ("u2", "i2", 3.0, 1, "c b", "1 1", "x"),
+    ("u2", "i1", 3.0, 0, "b", "3", "y"),
+]
+RICH = f"{HEADER}\ttags:token_seq\tnumbers:float_seq\tevent:token\n" + "".join(
+    "\t".join(map(str, (user, item, rating, time, tags, numbers, event))) + "\n"
+    for user, item, rating, time, tags, numbers, event in LINES
+)
+
+
+@pytest.mark.parametrize("numerical", [None, ["rating"]])
+@pytest.mark.parametrize("longest", [1, 2, 50])
+def test_fields_of_every_type(upstream, tmp_path, longest, numerical):
+    """Tokens, numbers, sequences of both, discretised numbers, repeated items and equal times."""
+    changes = write_tiny(tmp_path, RICH) | {"MAX_ITEM_LIST_LENGTH": longest, "load_col": None}
+    config = config_of("tiny", **changes, numerical_features=numerical or [])
+    mine, theirs = parts(config), upstream(config)
+    for ours, other in zip(mine[1], theirs[1]):
+        assert_same_rows(ours._dataset, other._dataset)
+
+
+def test_equal_times_keep_the_order_of_the_file(tmp_path):
+    lines = "".join(f"u{n % 3}\ti{n}\t1\t{n // 9}\n" for n in range(27))
+    dataset, _ = parts(config_of("tiny", **write_tiny(tmp_path, f"{HEADER}\n{lines}")))
+    rows = dataset.inter_feat
+    for user in range(1, 4):
+        last = rows[rows["user_id"] == user].gathered()[-1]
+        items = dataset.id2token("item_id", last["item_id_list"][: last["item_length"]])
+        assert list(items) == [f"i{3 * n + user - 1}" for n in range(8)]
+
+
+def test_exact_times(tmp_path):
+    """RecBole's 32-bit times cannot tell moments of one minute apart; ``exact_time`` can."""
+    moments = [1_700_000_040, 1_700_000_000, 1_700_000_020, 1_700_009_999]
+    lines = "".join(f"u\ti{n}\t1\t{moment}\n" for n, moment in enumerate(moments))
+    orders = {}
+    for exact in (False, True):
+        dataset, _ = parts(config_of("tiny", **write_tiny(tmp_path, f"{HEADER}\n{lines}"), exact_time=exact))
+        last = dataset.inter_feat[-1:].gathered()
+        orders[exact] = list(dataset.id2token("item_id", last["item_id_list"][0, :3]))
+    assert orders == {False: ["i0", "i1", "i2"], True: ["i1", "i2", "i0"]}
+
+
+def test_nothing_of_interactions_by_length_is_stored():
+    dataset, loaders = parts(config_of(MAX_ITEM_LIST_LENGTH=200))
+    for one in (dataset, *(loader._dataset for loader in loaders)):
+        columns = one.inter_feat.interaction
+        assert all(value.dim() == 1 for value in columns.values()) and END in columns
+        assert one.inter_feat.histories.flat is dataset.inter_feat.histories.flat
+    batch = loaders[0]._dataset[np.arange(5)]
+    assert type(batch) is Interaction and END not in batch and batch["item_id_list"].shape == (5, 200)
+
+
+def test_rows_behave_like_an_interaction():
+    rows = parts(config_of(MAX_ITEM_LIST_LENGTH=5))[0].inter_feat[:40]
+    plain = rows.gathered()
+    again = torch.tensor([3, 1, 1])
+    for ours, theirs in (
+        (rows[again], plain[again]),
+        (rows[[2, 5]], plain[[2, 5]]),
+        (rows[range(4, 9)], plain[4:9]),
+        (rows[3:6].repeat(2), plain[3:6].repeat(2)),
+        (rows.repeat_interleave(2), plain.repeat_interleave(2)),
+        (rows.to("cpu"), plain),
+        (rows.cpu(), plain),
+    ):
+        for name in plain.columns:
+            assert torch.equal(ours[name], theirs[name])
+    assert set(rows.numpy()) == set(plain.columns) == set(rows) and "item_id_list" in rows
+    assert torch.equal(rows.item_id_list, plain.item_id_list) and "item_id_list" in str(rows)
+    for one in (rows, plain):
+        one.sort(by=["item_id", "user_id"], ascending=[True, False])
+    assert torch.equal(rows["item_id_list"], plain["item_id_list"])
+    rows.drop("rating_list")
+    assert "rating_list" not in rows.gathered() and "rating" in rows
+    with pytest.raises(ValueError):
+        rows.drop("rating_list")
+    with pytest.raises(KeyError):
+        rows["rating_list"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(0, 2))
+def test_groups_are_those_of_the_loop(keys, held_out):
+    theirs = list(Dataset._grouped_index(None, keys))
+    groups = Groups(np.array(keys))
+    assert [list(rows) for rows in np.split(groups.rows, groups.counts.cumsum()[:-1])] == [list(g) for g in theirs]
+    slow = Dataset._split_index_by_leave_one_out(None, theirs, held_out)
+    legal = np.minimum(held_out, groups.counts - 1)
+    ends = np.stack([groups.counts - np.minimum(left, legal) for left in range(held_out, -1, -1)])
+    assert [list(part) for part in groups.parts(ends)] == slow
