@@ -114,24 +114,55 @@ def test_rerun_runs_every_cell_again(board):
     assert before.keys() == after.keys() and all(after[file] > before[file] for file in before)
 
 
+def lose(folder, *names):
+    for name in names:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+
+
+NEEDED = ("config.yaml", "result.json", "per_user.csv.gz")  # for the page; the rest is for going on and for loading
+
+
 @pytest.mark.parametrize(
-    "lost", ["config.yaml", "per_user.csv.gz", "state", "result.json", "ids.json", "model.safetensors"]
+    "lost",
+    [
+        *[(name,) for name in (*NEEDED, "state", "ids.json", "model.safetensors")],
+        ("result.json", "state"),
+        ("result.json", "state/last.safetensors"),
+        ("result.json", "model.safetensors"),
+        ("config.yaml", "result.json", "per_user.csv.gz", "state", "ids.json", "model.safetensors", "train.log"),
+    ],
+    ids=" ".join,
 )
-def test_a_half_deleted_run_folder_is_done_again_or_needs_nothing_more(board, lost):
-    rows, _ = ran(board)
+def test_a_half_deleted_run_folder_is_done_again_or_needs_nothing_more(finished, board, lost):
+    """The numbers are those of before, and no other cell is touched."""
+    before, rows = results(board.parent), json.loads((finished / "board.json").read_text())
     folder = cells(board)[0].path
-    shutil.rmtree(folder / lost) if (folder / lost).is_dir() else (folder / lost).unlink()
+    lose(folder, *lost)
     again, found = ran(board)
-    assert found["failed"] == 0 and again["BPR"]["metrics"] == rows["BPR"]["metrics"]
-    assert again["BPR"]["comparisons"] == rows["BPR"]["comparisons"] if "comparisons" in rows["BPR"] else True
+    assert found["failed"] == 0
+    assert {row["name"]: (row["metrics"], row.get("comparisons")) for row in rows} == {
+        name: (row["metrics"], row.get("comparisons")) for name, row in again.items()
+    }
+    changed = {file.parent for file, when in results(board.parent).items() if before[file] != when}
+    assert changed == ({folder} if set(lost) & set(NEEDED) else set())
 
 
-def test_an_incomplete_run_without_its_state_is_done_again(board):
-    rows, _ = ran(board)
+@pytest.mark.parametrize("lost", ["model.safetensors", "state"])
+def test_what_re_ranking_and_groups_need_of_a_half_deleted_run(board, lost):
+    """Re-ranking runs it again; groups of users are refused in a sentence that says what to delete."""
+    before = results(board.parent)
     folder = cells(board)[0].path
-    (folder / "result.json").unlink()
-    shutil.rmtree(folder / "state")
-    assert ran(board)[0]["BPR"]["metrics"] == rows["BPR"]["metrics"]
+    lose(folder, lost)
+    file = written(board.parent, [BPR, POP], baseline="BPR", splits={"history_length": 2})
+    with pytest.raises(UserError, match=f"{folder} lacks its model or its state, .*; delete it and start again"):
+        ran(file)
+    assert results(board.parent) == before
+    mmr = {"name": "BPR + MMR", "rerank": {"of": "BPR", "method": "mmr", "weights": [0.5]}}
+    rows, found = ran(written(board.parent, [BPR, POP, mmr], baseline="BPR", splits={"history_length": 2}))
+    assert found["failed"] == 0 and rows["BPR + MMR"]["rerank"]["chosen"]
+    (everybody,) = rows["BPR + MMR"]["splits"]["history_length"]  # in these data all are alike
+    assert everybody["n"] == 40 and everybody["group"] == str(int(everybody["group"]))
+    assert {file.parent for file in before if results(board.parent)[file] != before[file]} == {folder}
 
 
 @pytest.mark.parametrize("name", ["result.json", "per_user.csv.gz"])

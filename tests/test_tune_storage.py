@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import time
 
@@ -12,7 +13,7 @@ import pytest
 from guesser import SPACE, Guesser, diary, write_data
 from tune_process import check_continued, command, finish, kill_one, start, states, study, wait_for_steps
 
-from recbole_persona import tune
+from recbole_persona import run, tune
 from recbole_persona.cli import main
 from recbole_persona.errors import StorageError, UserError
 from recbole_persona.search.storage import Storage, this_process
@@ -148,6 +149,69 @@ def test_a_killed_search_goes_on_from_its_checkpoint(tmp_path, kind):
     assert found["budget"] == found["budget"] | {"trials": 2, "failed": 0, "epochs": 6}
     first, retried = (study(Storage(url).optuna).trials[n] for n in (0, 1))
     assert retried.params == first.params and retried.system_attrs["retry_history"] == [0]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The folder of a search that was killed in its first trial, to be copied, and the settings of the search."""
+    place = tmp_path_factory.mktemp("killed")
+    more = {"fault": "kill", "diary": str(place / "diary")}
+    assert in_another_process(search, place, more, trials=1) == -9
+    return place, more
+
+
+WHOLE = {".lock", "config.yaml", "ids.json", "model.safetensors", "state", "tensorboard", "train.log"}
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        {"config.yaml"},
+        {"state"},
+        {"state/last.safetensors"},
+        {"model.safetensors"},
+        {"per_user.csv.gz"},
+        WHOLE - {".lock"},
+    ],
+    ids=lambda lost: "all but the lock" if len(lost) > 1 else min(lost),
+)
+def test_a_killed_trial_whose_folder_is_half_deleted_is_done_anew(killed, tmp_path, lost):
+    shutil.copytree(killed[0] / "study", tmp_path / "study")
+    more, folder = killed[1], tmp_path / "study/trials/0"
+    assert {file.name for file in folder.iterdir()} == WHOLE
+    if lost == {"per_user.csv.gz"}:  # of a trial that had ended, and was killed before it could say so
+        run(
+            config_file_list=[str(folder / "config.yaml")],
+            config_dict={"run_dir": str(folder)},
+            resume=True,
+            tested=False,
+        )
+    for name in lost:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    before = len(diary(more["diary"]))
+    found = search(tmp_path, more, trials=1, resume=True)
+    assert [step for _, _, step in diary(more["diary"])[before:]] == [0, 1, 2]
+    assert found["budget"] == found["budget"] | {"trials": 1, "failed": 0, "epochs": 3}
+    assert found["trials"][0]["params"] == {"skill": 0.5, "width": 2} and found["best_value"] > 0
+    assert not (tmp_path / "study/trials").exists()
+
+
+def test_a_trial_is_not_continued_from_the_folder_of_another_study(killed, tmp_path):
+    """As it lies there when somebody deletes study.db and begins again."""
+    shutil.copytree(killed[0] / "study", tmp_path / "study")
+    (tmp_path / "study/study.db").unlink()
+    found = search(tmp_path, {**killed[1], "skill": 0.25}, space={"width": [2, 3]}, trials=1)
+    assert found["budget"] == found["budget"] | {"trials": 1, "failed": 0, "epochs": 3}
+
+
+def test_a_half_deleted_test_of_the_best_settings_is_done_again(tmp_path):
+    first = search(tmp_path, trials=1, seeds=[1])
+    folder = tmp_path / "study/best/0-seed-1"
+    for lost in ({"config.yaml"}, {"state"}, {"result.json", "model.safetensors"}):
+        (tmp_path / "study/study.json").unlink()
+        for name in lost:
+            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+        assert search(tmp_path, trials=1, seeds=[1], resume=True) == first
 
 
 def test_a_trial_that_is_killed_again_and_again_counts_as_failed(tmp_path):

@@ -14,6 +14,7 @@ from recbole_persona.errors import Busy, StorageError, UserError, one_sentence
 from recbole_persona.runner import run
 from recbole_persona.runner.reranked import rerank_run
 from recbole_persona.runs import RunFolder, default_path, read_json
+from recbole_persona.search.trial import begun_before
 from recbole_persona.upstream.files import write_text
 
 WAIT = 1.0  # seconds between looks at cells that other processes hold
@@ -138,7 +139,15 @@ def _ready(cell, cells) -> bool:
     base = next(other for other in cells if other.path == cell.base)
     if base.reason is not None:
         _fail(cell, f"{base.row} failed: {base.reason}")
-    return base.done
+    if base.done and not loadable(base.path):
+        _attempt(base)
+    return base.done and loadable(base.path)
+
+
+def loadable(path) -> bool:
+    """Whether the run of a done cell can be loaded. The page needs its numbers alone; re-ranking it needs more."""
+    folder = RunFolder(path)
+    return folder.run_file.is_file() and folder.model_file.is_file()
 
 
 def _attempt(cell) -> bool:
@@ -162,20 +171,11 @@ def _fail(cell, reason):
 def run_cell(cell: Cell) -> None:
     """Run one cell, from where an earlier process was killed; a folder that is not whole is run again."""
     folder = RunFolder(cell.path)
-    if not folder.started:
-        folder.result_file.unlink(missing_ok=True)  # without config.yaml, a result of who knows what
+    begun = begun_before(folder, mine=not folder.complete)
     if cell.base is not None:
         if folder.started:
             with folder.lock():
                 folder.clear()
         rerank_run(cell.base, out_dir=cell.path, **cell.settings)
         return
-    whole = not folder.complete and folder.run_file.is_file()
-    run(
-        cell.model,
-        cell.dataset,
-        list(cell.files),
-        cell.settings,
-        resume=folder.started and whole,
-        rerun=folder.started and not whole,
-    )
+    run(cell.model, cell.dataset, list(cell.files), cell.settings, **begun)

@@ -50,6 +50,8 @@ def groups(board: Board, run_dir, users) -> dict[str, list[tuple[str, pd.Index]]
 
 
 def _quantiles(values: pd.Series, number) -> list[tuple[str, pd.Index]]:
+    if values.nunique() == 1:
+        return [(_written(values.iloc[0]), values.index)]  # between equal quantiles there is nobody
     parts = values.groupby(pd.qcut(values, number, duplicates="drop"), observed=True)
     return [(_label(part.min(), part.max()), part.index) for _, part in parts]
 

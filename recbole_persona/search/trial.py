@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recbole_persona.errors import StorageError, UserError, one_sentence
 from recbole_persona.runner import run
 from recbole_persona.runs import RunFolder
+from recbole_persona.upstream.files import load_tree
 
 _STOP = (StorageError, OptunaError, SQLAlchemyError, OSError)  # the storage or the disk, not the trial
 
@@ -22,6 +23,33 @@ class TrialFailed(Exception):
 def trial_folder(study_dir, trial) -> Path:
     """The folder of a trial's run: that of its first attempt."""
     return Path(study_dir) / "trials" / str(trial.user_attrs.get("first_attempt", trial.number))
+
+
+def begun_before(folder: RunFolder, mine: bool = True) -> dict[str, bool]:
+    """How a run begins in a folder that may hold one: ``resume`` and ``rerun`` of :func:`recbole_persona.run`.
+
+    It goes on where the folder is whole; where files of it were deleted or cut short, it begins anew.
+
+    Args:
+        mine: whether a run that the folder holds is this one; any other is written over.
+    """
+    if not folder.started:
+        folder.result_file.unlink(missing_ok=True)  # without config.yaml, a result of who knows what
+    goes_on = mine and folder.started and _is_whole(folder)
+    return {"resume": goes_on, "rerun": folder.started and not goes_on}
+
+
+def _is_whole(folder) -> bool:
+    try:
+        folder.config()
+        if folder.complete:
+            folder.result()
+            folder.per_user()
+        elif folder.state_file.is_file() and load_tree(folder.state_file)["progress"]["best_valid_result"] is not None:
+            load_tree(folder.model_file)  # the best weights so far, which the end of the run needs
+    except (UserError, KeyError):
+        return False
+    return True
 
 
 def run_trial(trial, search, begun, patience: float):
@@ -47,6 +75,7 @@ def run_trial(trial, search, begun, patience: float):
     if not _is_free(folder, patience):
         trial.set_user_attr("first_attempt", trial.number)
         folder = RunFolder(trial_folder(search.study_dir, trial))
+    retried = trial.user_attrs["first_attempt"] != trial.number  # else what lies there is of a search that is no more
     start, epochs = time.perf_counter(), 0
 
     def validated(epoch, score):
@@ -70,9 +99,9 @@ def run_trial(trial, search, begun, patience: float):
             search.dataset,
             search.files,
             {**search.settings, **settings, "run_dir": str(folder.path)},
-            resume=folder.started,
             tested=False,
             callback=validated,
+            **begun_before(folder, mine=retried),
         )
         values = _values(search, outcome, folder)
     except optuna.TrialPruned:

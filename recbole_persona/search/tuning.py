@@ -32,7 +32,7 @@ from recbole_persona.search.study import (
     tally,
     with_objectives,
 )
-from recbole_persona.search.trial import TrialFailed, run_trial, trial_folder
+from recbole_persona.search.trial import TrialFailed, begun_before, run_trial, trial_folder
 from recbole_persona.search.workers import Workers
 from recbole_persona.upstream.files import write_text
 
@@ -323,8 +323,8 @@ def _tested(search, answer, seeds) -> list[dict] | None:
     for seed in seeds:
         folder = search.study_dir / "best" / f"{answer['best_number']}-seed-{seed}"
         settings = {"seed": seed, "run_dir": str(folder)}
-        started = RunFolder(folder).started
-        result = run(search.model, search.dataset, [answer["best_config"]], settings, resume=started)["result"]
+        begun = begun_before(RunFolder(folder))
+        result = run(search.model, search.dataset, [answer["best_config"]], settings, **begun)["result"]
         kept = {key: result[key] for key in ("best_valid", "test")}
         rows.append({"seed": seed, "run_dir": str(folder), **kept})
     return rows or None
