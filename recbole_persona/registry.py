@@ -22,6 +22,10 @@ from recbole_persona.upstream import replace_everywhere
 _upstream_get_model = recbole_utils.get_model
 _upstream_get_trainer = recbole_utils.get_trainer
 _upstream_get_dataloader = data_utils.get_dataloader
+_EVALUATION_LOADERS = {
+    "FullSortEvalDataLoader": "recbole_persona.evaluate.full_ranking:FullSortLoader",
+    "NegSampleEvalDataLoader": "recbole_persona.evaluate.negatives:SameNegatives",
+}
 
 
 @dataclass(frozen=True)
@@ -164,11 +168,12 @@ def canonical_name(model_name: str) -> str:
 
 
 def get_dataloader(config, phase: str):
-    """The loader class for a phase; our models may bring their own for training. Stands in for RecBole's function."""
+    """The loader class for a phase: ours for evaluation, for training what the model's entry names. Stands in for RecBole's."""
     found = model_entry(config["model"])
     if phase == "train" and found and found[1].train_loader:
         return import_path(found[1].train_loader)
-    return _upstream_get_dataloader(config, phase)
+    upstream = _upstream_get_dataloader(config, phase)
+    return import_path(_EVALUATION_LOADERS[upstream.__name__]) if upstream.__name__ in _EVALUATION_LOADERS else upstream
 
 
 def get_trainer(model_type, model_name: str):
@@ -182,6 +187,7 @@ def install() -> None:
     replace_everywhere(_upstream_get_model, get_model)
     replace_everywhere(_upstream_get_trainer, get_trainer)
     replace_everywhere(_upstream_get_dataloader, get_dataloader)
+    replace_everywhere(data_utils.create_samplers, import_path("recbole_persona.evaluate.protocols:create_samplers"))
     import_path("recbole_persona.data.histories:install")()
     replace_everywhere(collector.Collector, import_path("recbole_persona.evaluate.collector:Collector"))
 

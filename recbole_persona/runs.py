@@ -39,6 +39,8 @@ _NOT_HASHED = _DERIVED | {
     "wandb_project", "save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "config_files",
     "allow_unknown", "nproc", "world_size", "offset", "ip", "port",
 }  # fmt: skip
+# Settings that came when there were runs already: at the value that changes nothing they leave the hash as it was.
+_CAME_LATER = {"mask_history": None, "exact_time": False}
 
 
 class RunFolder:
@@ -204,6 +206,9 @@ def _plain(value):
 def config_hash(config) -> str:
     """Eight hexadecimal digits over every setting that changes what is computed."""
     values = {key: value for key, value in plain_config(config).items() if key not in _NOT_HASHED}
+    for key, before in _CAME_LATER.items():
+        if values.get(key) == before:
+            values.pop(key, None)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -69,6 +69,8 @@ def _check_kind(key, value, default):
             raise UserError(f"{key} must be a positive number; it is {value!r}.")
     elif value is None:
         return
+    elif key == "mask_history" and not isinstance(value, bool):
+        raise UserError(f"mask_history must be True, False or None; it is {value!r}.")
     elif isinstance(default, bool) and not isinstance(value, bool):
         raise UserError(f"{key} must be True or False; it is {value!r}.")
     elif _is_number(default) and not _is_number(value):

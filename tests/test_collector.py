@@ -92,7 +92,7 @@ def test_persona_metrics_of_a_model(folder, model):
     names = ["PersonaEntropy", "PersonaUsage"]
     *_, test, model, trainer = prepared(model, folder, metrics=names, valid_metric="PersonaUsage@3", eval_batch_size=50)
     result = trainer.evaluate(test, load_best_model=False)
-    rows = test._dataset.inter_feat if test.is_sequential else test.user_df
+    rows = test._dataset[slice(None)] if test.is_sequential else test.user_df
     entropies, used = [], []
     for case, items in enumerate(trainer.eval_collector.last["rec.list"].tolist()):
         row = {name: value[case : case + 1] for name, value in rows.interaction.items()}

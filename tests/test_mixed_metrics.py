@@ -11,7 +11,8 @@ from recbole.utils import EvaluatorType
 from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score
 
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate.passes import SameNegatives, in_order, kinds_of, value_data
+from recbole_persona.evaluate.negatives import SameNegatives
+from recbole_persona.evaluate.passes import in_order, kinds_of, value_data
 from recbole_persona.evaluate.per_user import evaluate_with_table
 
 MIXED = {"metrics": ["AUC", "NDCG", "LogLoss", "Recall"], "valid_metric": "AUC"}

@@ -128,8 +128,12 @@ def _protocol(rows) -> str:
         f"{row['split_seed']}; ranking mode {judged.pop('mode', None)}, {seen}; training stops on "
         f"{judged.pop('valid_metric', None)} of the validation part."
     )
+    for shown in ("metrics", "topk"):  # the tables show them
+        judged.pop(shown, None)
     seeds = dict.fromkeys(seed for row in rows for seed in row["seeds"])
     lines.append(f"Seeds of the models: {', '.join(str(seed) for seed in seeds)}.")
+    if negatives := judged.pop("negatives", None):
+        lines.append(f"Negatives: {', '.join(f'{key} {value}' for key, value in negatives.items())}.")
     lines += [f"{metric_title(key)}: {value}." for key, value in judged.items()]
     return "  \n".join(lines)
 

@@ -9,9 +9,11 @@ from recbole_persona.runner.training import protocol as described
 from recbole_persona.runs import plain_config
 from recbole_persona.settings import check_valid_metric
 
+# Keys that a result of an earlier version may lack.
+_CAME_LATER = {"targets", "metrics", "topk"}
 # What the data are and how they are judged; all else is a model's own affair, the length of its histories too.
 KEYS = (
-    {"split_seed", "value_mode", "tdd_tastes", "tdd_distance", "tdd_clusters", "ild_ruler"}
+    {"split_seed", "mask_history", "value_mode", "tdd_tastes", "tdd_distance", "tdd_clusters", "ild_ruler"}
     | set(argument_list.dataset_arguments)
     | set(argument_list.evaluation_arguments)
 ) - {"MAX_ITEM_LIST_LENGTH", "eval_batch_size", "valid_metric_bigger", "preload_weight", "additional_feat_suffix"}
@@ -107,7 +109,8 @@ def compare_protocols(dataset: str, protocols: dict[str, dict]) -> None:
     for name in others:
         for key in sorted({*protocols[first], *protocols[name]}):
             value, other = protocols[first].get(key), protocols[name].get(key)
-            if value != other:
+            lacking = key in _CAME_LATER and None in (value, other)
+            if value != other and not lacking:
                 raise UserError(
                     f"A board has one protocol for all rows, but on {dataset} {key} is {value!r} in the row {first!r} "
                     f"and {other!r} in {name!r}; set it under protocol, or leave one of them out."

@@ -5,19 +5,17 @@ A pass has its own ``Config`` (a copy that says what the pass measures and how),
 upstream ``evaluate`` runs once in each.
 """
 
-import copy
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from recbole.data.dataloader import NegSampleEvalDataLoader
-from recbole.data.interaction import Interaction
 from recbole.evaluator import Evaluator
 from recbole.evaluator.register import metric_types
 from recbole.utils import EvaluatorType
 
 from recbole_persona.evaluate.collector import Collector
+from recbole_persona.evaluate.negatives import SameNegatives
+from recbole_persona.evaluate.protocols import EXCLUDED, config_with, excluded
 
 
 @dataclass
@@ -91,18 +89,14 @@ def in_order(result, metrics) -> dict:
     return dict(sorted(result.items(), key=lambda item: names.index(item[0].partition("@")[0])))
 
 
-def config_with(config, **values):
-    """A copy of a ``Config`` with other values."""
-    changed = copy.copy(config)
-    changed.final_config_dict = {**config.final_config_dict, **values}
-    return changed
-
-
 def value_mode_name(config) -> str | None:
     """What the value pass of a mixed run measures, in words; None when there is no such pass."""
     if len(kinds_of(config["metrics"])) < 2:
         return None
-    return config["value_mode"] or "labelled rows where the data have labels, else the mode of the lists or uni100"
+    mode = config["value_mode"] or "labelled rows where the data have labels, else the mode of the lists or uni100"
+    if mode == "labeled":
+        return mode
+    return f"{mode}; negatives from seed {config['split_seed']}, excluded {EXCLUDED[excluded(config)]}"
 
 
 def value_data(config, eval_data):
@@ -111,7 +105,7 @@ def value_data(config, eval_data):
     The mode is ``value_mode``; where it is None: ``labeled`` when the data have the label field, else the mode of the
     lists if that is a sampled one, else ``uni100``.
     """
-    sampler, dataset = copy.copy(eval_data._sampler), eval_data._dataset
+    sampler, dataset = eval_data._sampler, eval_data._dataset
     mode = config["value_mode"]
     if mode is None:
         of_lists = config["eval_args"]["mode"][sampler.phase]
@@ -121,27 +115,8 @@ def value_data(config, eval_data):
     config = config_with(config, eval_args={**config["eval_args"], "mode": {"valid": mode, "test": mode}})
     for phase in ("valid", "test"):
         config._set_eval_neg_sample_args(phase)
-    distribution = config[f"{sampler.phase}_neg_sample_args"]["distribution"]
-    if distribution not in ("none", sampler.distribution):
-        sampler.set_distribution(distribution)
     # The loader sorts its rows and declares a label field: the lists' own rows and fields are left as they are.
-    rows = dataset.copy(Interaction(dict(dataset.inter_feat.interaction)))
+    rows = dataset.copy(dataset.inter_feat[slice(None)])
     for name in ("field2type", "field2source", "field2seqlen"):
         setattr(rows, name, dict(getattr(dataset, name)))
     return config, SameNegatives(config, rows, sampler)
-
-
-class SameNegatives(NegSampleEvalDataLoader):
-    """RecBole's loader with negatives that are the same at every evaluation, whatever the model, the model's seed, the
-    batch size or the epoch: they are drawn user by user from ``split_seed``.
-    """
-
-    def _neg_sampling(self, inter_feat):
-        user = int(inter_feat[self._dataset.uid_field][0])
-        phase = self._sampler.phases.index(self._sampler.phase)
-        state = np.random.get_state()
-        np.random.seed([self.config["split_seed"], phase, user])
-        try:
-            return super()._neg_sampling(inter_feat)
-        finally:
-            np.random.set_state(state)
