@@ -188,6 +188,7 @@ def install() -> None:
     replace_everywhere(_upstream_get_trainer, get_trainer)
     replace_everywhere(_upstream_get_dataloader, get_dataloader)
     replace_everywhere(data_utils.create_samplers, import_path("recbole_persona.evaluate.protocols:create_samplers"))
+    import_path("recbole_persona.data.reading:install")()
     import_path("recbole_persona.data.histories:install")()
     replace_everywhere(collector.Collector, import_path("recbole_persona.evaluate.collector:Collector"))
 
@@ -198,6 +199,13 @@ register_model(
     paper="Barkan et al., Explainable Recommendations via Attentive Multi-Persona Collaborative Filtering, RecSys 2020",
     aliases=("amp-cf", "amp_cf"),
     train_loader="recbole_persona.data.sampling:SampledTrainLoader",
+)
+register_model(
+    "UserEncoder",
+    "recbole_persona.models.user_encoder:UserEncoder",
+    paper="Ning et al., User-LLM: Efficient LLM Contextualization with User Embeddings, WWW 2025 Companion",
+    aliases=("user-encoder", "user_encoder"),
+    train_loader="recbole_persona.data.windows:WindowTrainLoader",
 )
 
 for _name, _needs, _smaller in (
