@@ -61,7 +61,7 @@ class SameNegatives(NegSampleEvalDataLoader):
         drawn = NegativeSampler(*self._not_drawn(lines, cases, items), int(lines[-1]) + 1, dataset.item_num, weights)
         without = users[torch.from_numpy(drawn.free)[lines] == 0]
         if len(without):
-            user = dataset.id2token(dataset.uid_field, int(without[0]))
+            user = str(dataset.id2token(self.uid_field, int(without[0])))
             raise UserError(
                 f"No item is left to be a negative for user {user!r}; leave such users out with user_inter_num_interval, "
                 "or set mask_history: False."
