@@ -17,6 +17,7 @@ from tiny import HEADER, write_tiny
 from recbole_persona.config import Config
 from recbole_persona.data.grouped_splits import Groups
 from recbole_persona.data.histories import END, HistoryRows
+from recbole_persona.data.ordering import stable_order
 
 SHARED = Path(os.environ.get("RECBOLE_PERSONA_SHARED_DATA", Path(__file__).parent.parent.parent / "shared/data"))
 OURS = ("data_augmentation", "_change_feat_format", "__getitem__", "inter_matrix", "leave_one_out", "split_by_ratio")
@@ -214,3 +215,17 @@ def test_groups_are_those_of_the_loop(keys, held_out):
     legal = np.minimum(held_out, groups.counts - 1)
     ends = np.stack([groups.counts - np.minimum(left, legal) for left in range(held_out, -1, -1)])
     assert [list(part) for part in groups.parts(ends)] == slow
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.lists(st.floats(width=32, allow_nan=False), max_size=60).map(lambda one: np.array(one, dtype=np.float32)),
+        st.lists(st.integers(0, 2**32 - 1), max_size=60).map(lambda one: np.array(one, dtype=np.int64)),
+        st.lists(st.integers(-(2**40), 2**40), max_size=60).map(lambda one: np.array(one, dtype=np.int64)),
+        st.lists(st.floats(allow_nan=False), max_size=60).map(np.array),
+    )
+)
+def test_stable_order(values):
+    values = np.concatenate([values, values[::2]])
+    assert np.array_equal(stable_order(values), np.argsort(values, kind="stable"))

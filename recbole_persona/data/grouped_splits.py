@@ -5,6 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from recbole_persona.data.ordering import stable_order
+
 
 class Groups:
     """Rows by group: groups in the order of their first row, rows in theirs.
@@ -21,7 +23,7 @@ class Groups:
 
     def __init__(self, keys):
         codes, groups = pd.factorize(keys)
-        self.rows = np.argsort(codes, kind="stable")
+        self.rows = stable_order(codes)
         self.counts = np.bincount(codes, minlength=len(groups))
         self.number = codes[self.rows]
         starts = self.counts.cumsum() - self.counts

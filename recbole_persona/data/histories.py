@@ -8,11 +8,13 @@ models get their data so, RecBole's own too: the same rows, in the same order, w
 import importlib
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 import torch
 from recbole.data.interaction import Interaction
 
 from recbole_persona.data.grouped_splits import leave_one_out, split_by_ratio
+from recbole_persona.data.ordering import stable_order
 from recbole_persona.upstream.repair import around
 
 END = "history_end"  # column of the places; part of no batch
@@ -79,8 +81,9 @@ class HistoryRows(Interaction):
                 return self.interaction[index]
             return self._lists([index])[index]
         if isinstance(index, (list, range)):
-            index = torch.as_tensor(index, dtype=torch.long)
-        return HistoryRows({name: value[index] for name, value in self.interaction.items()}, self.histories)
+            index = np.asarray(index, dtype=np.int64)
+        take = _taken if isinstance(index, np.ndarray) else torch.Tensor.__getitem__
+        return HistoryRows({name: take(value, index) for name, value in self.interaction.items()}, self.histories)
 
     def __getattr__(self, name):
         if not name.startswith("__") and "histories" in self.__dict__ and name in self.histories.fields:
@@ -97,6 +100,15 @@ class HistoryRows(Interaction):
     def columns(self):
         """RecBole's columns: the target's, the length, the lists."""
         return [name for name in self.interaction if name != END] + list(self.histories.fields)
+
+    def sort(self, by, ascending=True):
+        if isinstance(by, str) and ascending is True and self.interaction[by].dim() == 1:
+            return self._reindex(stable_order(self.interaction[by].numpy()))
+        return super().sort(by, ascending)
+
+    def _reindex(self, index):
+        rows = np.asarray(index)
+        self.interaction = {name: _taken(value, rows) for name, value in self.interaction.items()}
 
     def drop(self, column):
         if column in self.interaction:
@@ -148,8 +160,10 @@ def augment(dataset) -> None:
     dataset._aug_presets()
     dataset._check_field("uid_field", "time_field")
     longest = dataset.config["MAX_ITEM_LIST_LENGTH"]
-    dataset.sort(by=[dataset.uid_field, dataset.time_field], ascending=True)
-    flat = dataset.inter_feat
+    unsorted = dataset.inter_feat
+    order = stable_order(unsorted[dataset.time_field].numpy())
+    order = order[stable_order(unsorted[dataset.uid_field].numpy()[order])]
+    flat = Interaction({name: _taken(unsorted[name], order) for name in unsorted.columns})
     users = flat[dataset.uid_field]
     first = torch.ones(len(flat), dtype=torch.bool)
     first[1:] = users[1:] != users[:-1]
@@ -161,6 +175,11 @@ def augment(dataset) -> None:
     columns[END] = end
     fields = {getattr(dataset, f"{name}_list_field"): name for name in flat.columns if name != dataset.uid_field}
     dataset.inter_feat = HistoryRows(columns, Histories(flat, fields, longest, dataset.item_list_length_field))
+
+
+def _taken(column, rows):
+    """Rows of a tensor; numpy takes them several times as fast."""
+    return torch.from_numpy(column.numpy()[rows])
 
 
 def in_exact_order(frame, time_field):
@@ -189,6 +208,12 @@ def install() -> None:
         ):
             self.inter_feat = in_exact_order(self.inter_feat, self.time_field)
         upstream(self)
+
+    @around(SequentialDataset, "_filter_by_inter_num")
+    def _filter_by_inter_num(upstream, self):
+        """RecBole counts every interaction in Python also where any number will do."""
+        if any(self.config[f"{one}_inter_num_interval"] not in (None, "[0,inf)") for one in ("user", "item")):
+            upstream(self)
 
     @around(SequentialDataset, "__getitem__")
     def __getitem__(upstream, self, index, join=True):
