@@ -5,7 +5,7 @@ Settings may change how it is computed (gpu_id, eval_batch_size) or what is meas
 
 import json
 
-from recbole_persona.cli.tables import print_table
+from recbole_persona.cli.tables import print_protocol, print_table
 
 takes_settings = True
 
@@ -17,6 +17,8 @@ def add_arguments(parser) -> None:
 
 def main(arguments) -> int:
     from recbole_persona.runner import evaluate_run
+    from recbole_persona.runner.training import protocol
+    from recbole_persona.runs import RunFolder
 
     result, _ = evaluate_run(arguments.run, arguments.settings)
     values = {metric: float(value) for metric, value in result.items()}
@@ -28,4 +30,5 @@ def main(arguments) -> int:
             {"metric": "left", "test": "right"},
             [(m, f"{v:.4f}") for m, v in values.items()],
         )
+        print_protocol(protocol(RunFolder(arguments.run).config(arguments.settings)))
     return 0

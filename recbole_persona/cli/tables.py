@@ -16,6 +16,7 @@ def print_result(result: dict, run_dir: str) -> None:
         table.add_row(metric, "" if valid is None else f"{valid:.4f}", f"{value:.4f}")
     console = Console()
     console.print(table)
+    print_protocol(result["protocol"])
     seconds = result["seconds"]
     console.print(
         f"{result['epochs']} epochs, {result['n_parameters']:,} parameters; seconds: "
@@ -23,6 +24,13 @@ def print_result(result: dict, run_dir: str) -> None:
         highlight=False,
     )
     print(f"run folder: {run_dir}")  # print: a path must not be wrapped
+
+
+def print_protocol(protocol: dict) -> None:
+    """What the metrics mean, in a line."""
+    from recbole_persona.evaluate.protocols import in_words
+
+    Console().print(f"protocol: {in_words(protocol)}", highlight=False, markup=False)
 
 
 def print_table(title: str, columns: dict[str, str], rows: list[tuple]) -> None:

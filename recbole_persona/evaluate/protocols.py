@@ -99,3 +99,20 @@ def negatives_of(config, mode) -> dict:
         "seed": config["split_seed"],
         "excluded": EXCLUDED[excluded(config)],
     }
+
+
+def in_words(protocol) -> str:
+    """The ``protocol`` of a result as a line of text; metrics and cut-offs stand in its tables."""
+    told = dict(protocol)
+    for shown in ("metrics", "topk"):
+        told.pop(shown, None)
+    seen = told.pop("seen_items_masked", False)
+    if told.get("mode") == "full":
+        told["mode"] = f"full, seen items {'' if seen else 'not '}masked"
+    return "; ".join(f"{key.replace('_', ' ')} {_flat(value)}" for key, value in told.items())
+
+
+def _flat(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return str(value)
