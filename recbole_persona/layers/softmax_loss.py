@@ -1,0 +1,102 @@
+"""Cross-entropy over a large table: of all its entries, in tiles, or of a sample of them.
+
+Shapes: N rows, V entries of the table, d dimensions, n rows of a tile, S targets of a row.
+"""
+
+import math
+
+import torch
+
+TILE = {"cpu": 2**20, "accelerator": 2**26}  # scores at a time; on a CPU they stay in the cache
+
+
+def table_cross_entropy(states, table, target, share=None, tile=None):
+    """Mean over the rows of -log softmax(states . table) at their targets.
+
+    Values and gradients are those of ``F.cross_entropy(states @ table.T, target)``. Memory: one tile of scores, and the
+    gradients of both factors, which are made in the forward pass. There are no second derivatives.
+
+    Args:
+        states: (N, d).
+        table: (V, d).
+        target: (N,) int64, entries of the table; or (N, S), with ``share``.
+        share: (N, S), what each of several targets counts; a row sums to one.
+        tile: scores held at a time; of ``TILE`` if None.
+
+    Returns:
+        A number, of 32 bits at least; 0 without rows.
+    """
+    device = states.device.type
+    if torch.is_autocast_enabled(device):
+        states, table = (value.to(torch.get_autocast_dtype(device)) for value in (states, table))
+    if not len(states):
+        return (states.sum() + table.sum()).float() * 0.0  # whose gradients are zeros
+    if share is None:
+        target, share = target.unsqueeze(1), states.new_ones(len(target), 1)
+    tile = tile or TILE["cpu" if device == "cpu" else "accelerator"]
+    with torch.autocast(device, enabled=False):
+        return _TiledCrossEntropy.apply(states, table, target, share, max(1, tile // len(table)))
+
+
+class _TiledCrossEntropy(torch.autograd.Function):
+    """Three products a tile, as few as can be: scores, gradient of the states, gradient of the table."""
+
+    @staticmethod
+    def forward(ctx, states, table, target, share, step):
+        exact = torch.promote_types(states.dtype, torch.float32)
+        share = share.to(exact)
+        transposed = table.T.contiguous()
+        place = states.new_empty(min(step, len(states)), len(table))
+        state_gradient, table_gradient = torch.empty_like(states), torch.zeros_like(table, dtype=exact)
+        loss = torch.zeros((), dtype=exact, device=states.device)
+        for start in range(0, len(states), step):
+            tile = slice(start, start + step)
+            rows = states[tile]  # (n, d)
+            scores = torch.mm(rows, transposed, out=place[: len(rows)]).to(exact)  # (n, V)
+            highest = scores.amax(dim=1, keepdim=True)
+            chosen = (scores.gather(1, target[tile]) * share[tile]).sum()
+            heat = scores.sub_(highest).exp_()
+            total = heat.sum(dim=1, keepdim=True)
+            loss += (total.log() + highest).sum() - chosen
+            # The softmax is heat / total: in each product the smaller factor is the one that is divided.
+            heat = heat.to(states.dtype)
+            state_gradient[tile] = (heat @ table) / total
+            rows = (rows / total).to(heat.dtype)
+            if rows.dtype == exact:
+                table_gradient.addmm_(heat.T, rows)
+            else:
+                table_gradient += heat.T @ rows
+        for own, part in zip(target.unbind(1), share.unsqueeze(2).unbind(1)):
+            state_gradient -= (table[own] * part).to(states.dtype)
+            table_gradient.index_add_(0, own, states * part, alpha=-1)
+        ctx.save_for_backward(state_gradient, table_gradient.to(table.dtype))
+        return loss / len(states)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        of_states, of_table = ctx.saved_tensors
+        factor = gradient / len(of_states)
+        return of_states * factor, of_table * factor, None, None, None
+
+
+def sampled_cross_entropy(states, table, target, number):
+    """As :func:`table_cross_entropy`, with ``number`` entries of the table, drawn evenly, standing for all of them.
+
+    Every row is compared with its target and with the same sample, drawn without repetition, its own target left out.
+    Each drawn entry counts V / ``number`` times (the correction by log q of Bengio and Senécal 2008): the sum under the
+    logarithm is right on average, and a sample of all entries is the whole softmax.
+
+    Args:
+        states: (N, d).
+        table: (V, d).
+        target: (N,).
+        number: of entries; memory grows with N x ``number``.
+    """
+    if number >= len(table) or not len(states):
+        return table_cross_entropy(states, table, target)
+    drawn = torch.randperm(len(table), device=table.device)[:number]
+    scores = (states @ table[drawn].T).float() + math.log(len(table) / number)  # (N, number)
+    scores = scores.masked_fill(drawn == target.unsqueeze(1), -torch.inf)
+    own = (states * table[target]).sum(dim=1, keepdim=True).float()  # (N, 1)
+    return (torch.cat([own, scores], dim=1).logsumexp(dim=1) - own.squeeze(1)).mean()
