@@ -1,7 +1,8 @@
 """Why: recbole-persona explain --run=DIR --user=196 [--topk=10].
 
 Prints the personas of a user, and for every recommendation the persona that speaks for it and the history that this
-persona attends to most. --items explains named items in place of the best, --history a new user.
+persona attends to most; of a run of UserEncoder or DIN, the items of the history that carry each recommendation.
+--items explains named items in place of the best, --history a new user.
 """
 
 import json
@@ -37,7 +38,7 @@ def add_arguments(parser) -> None:
     form.add_argument(
         "--faithfulness",
         action="store_true",
-        help="also take the named personas away, and see how much the scores drop",
+        help="also take what is named away, and see how much the scores drop",
     )
 
 
@@ -61,10 +62,12 @@ def main(arguments) -> int:
     if not reasons:
         print("Nothing is left to recommend.")
         return 0
-    print_reasons(reasons)
+    has_personas = "personas" in reasons[0]
+    (print_reasons if has_personas else print_history_reasons)(reasons)
     if arguments.faithfulness:
         items = [reason["item"] for reason in reasons]
-        print_faithfulness(check_explanations(arguments.run, arguments.user, items, arguments.settings))
+        table = check_explanations(arguments.run, arguments.user, items, arguments.settings)
+        print_faithfulness(table, "persona" if has_personas else "item")
     return 0
 
 
@@ -111,6 +114,27 @@ def print_reasons(reasons) -> None:
         console.print(Padding(_why(reason), (0, console.width - width + 8, 0, 6)))
 
 
+def print_history_reasons(reasons) -> None:
+    """Each recommendation with the items of the history that carry it."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    width = min(console.width, WIDTH)
+    console.print(
+        Text.assemble((headline(reasons[0]["user"]), "bold"), f", {len(reasons[0]['history'])} items of history read")
+    )
+    console.print(Text(f"\n{'recommended':<{width - 8}}   score", style="dim"))
+    for reason in reasons:
+        title = Text(reason["title"] or reason["item"], style="bold")
+        title.truncate(width - 14, overflow="ellipsis", pad=True)
+        console.print(Text.assemble(f"{reason['rank']:>4}  ", title, f"{reason['score']:>8.3f}"), no_wrap=True)
+        named = [f"“{shorten(item['title'])}” {item['weight']:+.3f}" for item in reason["because"]]
+        why = f"because you {reason['verb']} {', '.join(named)}" if named else "no single item of the history"
+        console.print(Padding(Text(why), (0, console.width - width + 8, 0, 6)))
+
+
 def _why(reason):
     """ "70% Drama; because you watched …", with the second persona where it says almost as much."""
     from rich.text import Text
@@ -138,14 +162,14 @@ def _colour(persona: int) -> str:
     return COLOURS[persona % len(COLOURS)]
 
 
-def print_faithfulness(table) -> None:
+def print_faithfulness(table, part="persona") -> None:
     columns = {"taken away": "left", "score drops by": "right", "±": "right", "less than the named": "right"}
     names = dict(
-        zip(table["removed"], ("the persona that is named", "a random vector of its length", "another persona"))
+        zip(table["removed"], (f"the {part} that is named", "a random vector of its length", f"another {part}"))
     )
     rows = [
         (names[row.removed], f"{row.drop:.3f}", f"{row.drop_sd:.3f}", f"{row.below_top:.0%}")
         for row in table.itertuples()
     ]
     print()
-    print_table("what the named personas are worth", columns, rows)
+    print_table(f"what the named {part}s are worth", columns, rows)

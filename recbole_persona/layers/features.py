@@ -90,22 +90,25 @@ class NumberFeature(nn.Module):
 
 
 class TimeGaps(nn.Module):
-    """How long it was since the step before: a vector (N, size) for each power of two of the seconds in between.
+    """How long it was since the step before: a vector for each power of two of the shortest gap there is.
 
-    The first step of a sequence has a vector of its own, zeros: what stood before it is not known.
+    The first step of a sequence has the vector 0: what stood before it is not known.
 
     Args:
+        known: (M,) gaps in any unit; the shortest above 0 is 1.
         size: of the vectors.
     """
 
     LONGEST = 32  # 2**32 seconds are 136 years
 
-    def __init__(self, size):
+    def __init__(self, known, size):
         super().__init__()
+        known = known[known > 0]
+        self.register_buffer("shortest", known.min().float() if len(known) else torch.tensor(1.0))
         self.table = nn.Embedding(self.LONGEST + 2, size, padding_idx=0)
 
     def forward(self, times, step):
         """Times (N,) of packed sequences, in order, and their steps (N,) from 0 -> (N, size)."""
-        gaps = (times - times.roll(1)).clamp(min=0)
+        gaps = (times - times.roll(1)).clamp(min=0) / self.shortest
         buckets = 1 + torch.log2(gaps + 1).long().clamp(max=self.LONGEST)
         return self.table(torch.where(step > 0, buckets, 0))

@@ -12,6 +12,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import FeatureType, InputType
 from torch import nn
 
+from recbole_persona.data.histories import END
 from recbole_persona.errors import UserError
 from recbole_persona.layers.causal_transformer import NORMS, CausalTransformer
 from recbole_persona.layers.explanation import Explanation
@@ -34,7 +35,7 @@ class UserEncoder(SequentialRecommender):
         UserError: a value outside of what docs/user_encoder.md lists, a feature that the data set lacks.
     """
 
-    input_type = InputType.POINTWISE
+    input_type = InputType.POINTWISE  # RecBole adds no negatives
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -47,7 +48,7 @@ class UserEncoder(SequentialRecommender):
         self.position_embedding = nn.Embedding(self.max_seq_length, size)
         self._add_features(config, dataset)
         self.time_field = config["TIME_FIELD"] + config["LIST_SUFFIX"]
-        self.time_gaps = TimeGaps(size) if config["time_gaps"] else None
+        self.time_gaps = TimeGaps(_training_gaps(dataset), size) if config["time_gaps"] else None
         self.encoder = CausalTransformer(
             size,
             config["inner_size"],
@@ -208,6 +209,13 @@ class UserEncoder(SequentialRecommender):
         return (pooled * self.item_vectors(interaction[self.ITEM_ID])).sum(dim=1)
 
 
+def _training_gaps(dataset):
+    """(R,) what passed between each training target and the interaction before it."""
+    rows = dataset.inter_feat
+    times, places = rows.histories.flat[dataset.time_field], rows[END]
+    return times[places] - times[places - 1]
+
+
 def _runs(columns, lengths):
     """(B,) number of the run of equal histories that each row stands in."""
     new = torch.zeros_like(lengths, dtype=torch.bool)
@@ -253,8 +261,6 @@ def _check_features(config, dataset):
     for name in weights:
         if name not in (item, *names):
             raise UserError(f"feature_weights names {name!r}, which is none of the features.")
-    if config["time_gaps"] and (config["normalize_all"] or config["TIME_FIELD"] in (config["normalize_field"] or ())):
-        raise UserError("time_gaps reads seconds; leave the time out of normalize_field and normalize_all.")
 
 
 def _is_weight(value) -> bool:

@@ -10,8 +10,9 @@ from tqdm import tqdm
 from recbole_persona.data.titles import item_texts
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.faithfulness import faithfulness
+from recbole_persona.runner.history_reasons import explains_by_history, history_reasons
 from recbole_persona.runner.naming import history_parts, persona_names
-from recbole_persona.runner.people import find_people, internal_ids
+from recbole_persona.runner.people import find_people, internal_ids, items_to_explain
 from recbole_persona.runner.ranking import batches, top_items
 from recbole_persona.runner.training import load
 
@@ -104,8 +105,10 @@ def explain(
 ) -> list[dict]:
     """Why a user gets what they get: the personas behind each recommendation, and the history behind each persona.
 
+    A sequential model that explains (UserEncoder, DIN) has no personas: the history speaks for itself.
+
     Args:
-        run_dir: folder of a run of a model with personas.
+        run_dir: folder of a run of a model with personas, or of a sequential one that explains.
         user: external user id.
         topk: how many of the best unseen items to explain.
         items: external item ids to explain, in place of the best.
@@ -123,15 +126,22 @@ def explain(
         - ``because``: the training interactions that the persona attends to most, ``{item, title, weight}``;
         - ``verb``: what the user did with them (``watched``, ``read``, ``chose``).
 
+        Of a sequential model: ``user, rank, item, title, score, verb``;
+
+        - ``because``: the items of the history that carry the most, ``{item, title, weight}``, as far as above 0;
+        - ``history``: all that the model read, the oldest first;
+        - ``normalised``: whether the weights sum to one; what they are is said by the model's ``explain``.
+
     Raises:
-        UserError: an unknown user or item, or a model without personas.
+        UserError: an unknown user or item, or a model that does not explain.
     """
     _check_topk(topk)
     if (user is None) == (history is None):
         raise UserError("Name one user to explain for, or a history.")
-    loaded = _load_with_personas(run_dir, config_dict)
+    loaded = _load_with_reasons(run_dir, config_dict)
     people = find_people(loaded, None if user is None else [user], history, skip_unknown)
-    return _explained(loaded, people, topk, items, item_texts(loaded.config, title_field, class_field))
+    reasons = history_reasons if explains_by_history(loaded) else _explained
+    return reasons(loaded, people, topk, items, item_texts(loaded.config, title_field, class_field))
 
 
 def check_explanations(run_dir, user, items, config_dict=None) -> pd.DataFrame:
@@ -141,16 +151,19 @@ def check_explanations(run_dir, user, items, config_dict=None) -> pd.DataFrame:
         user: external id of a user of the data set.
         items: external item ids.
     """
-    loaded = _load_with_personas(run_dir, config_dict)
+    loaded = _load_with_reasons(run_dir, config_dict)
     ids = internal_ids(loaded.dataset, loaded.dataset.iid_field, items, "item")
     pairs = find_people(loaded, [user]).pairs(np.zeros_like(ids), ids)
-    return faithfulness(loaded.model, pairs, top=min(3, loaded.model.n_personas))
+    return faithfulness(loaded.model, pairs, top=min(3, loaded.model.n_personas) if has_personas(loaded.model) else 3)
 
 
-def _load_with_personas(run_dir, config_dict):
+def _load_with_reasons(run_dir, config_dict):
     loaded = load(run_dir, config_dict)
-    if not has_personas(loaded.model):
-        raise UserError(f"{loaded.config['model']} has no personas to explain with; a run of AMPCF has.")
+    if not has_personas(loaded.model) and not explains_by_history(loaded):
+        raise UserError(
+            f"{loaded.config['model']} has no personas to explain with; a run of AMPCF has, "
+            "and runs of UserEncoder and DIN explain with the history."
+        )
     return loaded
 
 
@@ -158,15 +171,7 @@ def _load_with_personas(run_dir, config_dict):
 def _explained(loaded, people, topk, items, texts) -> list[dict]:
     """The reasons of :func:`explain` for the first of the people."""
     dataset, first = loaded.dataset, np.zeros(1, dtype=np.int64)
-    scores = people.scores(first)[0]  # (I,)
-    unseen = scores.clone()
-    unseen[people.seen(first)[1]] = -torch.inf
-    if items is None:
-        values, chosen = torch.topk(unseen, min(topk, len(unseen)))
-        chosen = chosen[torch.isfinite(values)]
-    else:
-        chosen = torch.as_tensor(internal_ids(dataset, dataset.iid_field, items, "item")).to(scores.device)
-    ranks = 1 + (unseen > scores[chosen].unsqueeze(1)).sum(dim=1)
+    chosen, ranks, scores = items_to_explain(loaded, people, topk, items)
     weights = people.explain(np.repeat(first, len(chosen)), chosen).weights  # (N, K)
 
     history = people.history()

@@ -1,7 +1,8 @@
 """Whom a run can recommend to: users of its data set, and a new user who brings a history.
 
-Both answer alike: ``scores(members)`` (B, n_items), ``seen(members)`` (rows, items), and for models with personas
-``explain(members, items) -> Explanation``. ``members`` (B,) are positions among the people, items are internal ids.
+Both answer alike: ``scores(members)`` (B, n_items), ``seen(members)`` (rows, items), and for models that explain
+``pairs(members, items)``, ``explain(members, items) -> Explanation``. ``members`` (B,) are positions among the people,
+items are internal ids.
 """
 
 import difflib
@@ -11,6 +12,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate.collector import with_items
 from recbole_persona.layers.explanation import Explanation
 from recbole_persona.runner.ranking import (
     ONLY_KNOWN,
@@ -77,6 +79,35 @@ def internal_ids(dataset, field, tokens, what, skip_unknown=False) -> np.ndarray
     return ids
 
 
+def items_to_explain(loaded, people, topk, items=None):
+    """The best unseen items of the first of the people, or those named.
+
+    Args:
+        items: external ids, or None.
+
+    Returns:
+        internal ids (N,), their ranks (N,) among the unseen items, and the scores (I,) of all items.
+    """
+    first = np.zeros(1, dtype=np.int64)
+    scores = people.scores(first)[0]  # (I,)
+    unseen = scores.clone()
+    unseen[people.seen(first)[1]] = -torch.inf
+    if items is None:
+        values, chosen = torch.topk(unseen, min(topk, len(unseen)))
+        chosen = chosen[torch.isfinite(values)]
+    else:
+        chosen = torch.as_tensor(internal_ids(loaded.dataset, loaded.dataset.iid_field, items, "item"))
+        chosen = chosen.to(scores.device)
+    return chosen, 1 + (unseen > scores[chosen].unsqueeze(1)).sum(dim=1), scores
+
+
+def history_pairs(loaded, rows, items) -> Interaction:
+    """Rows of a sequential model (B,) with the items (B,) they are to be scored with, on the model's device."""
+    dataset = loaded.dataset
+    items = torch.as_tensor(items).cpu().unsqueeze(1)
+    return with_items(rows, items, dataset.iid_field, dataset.get_item_feature()).to(loaded.config["device"])
+
+
 class KnownUsers:
     """Users of the data set, by internal ids (n,).
 
@@ -108,8 +139,10 @@ class KnownUsers:
         return np.unique(train[dataset.iid_field][train[dataset.uid_field] == self.ids[0]].numpy())
 
     def pairs(self, members, items) -> Interaction:
-        """(user, item) rows on the model's device."""
+        """(user, item) rows on the model's device; for a sequential model, (history, item) rows."""
         dataset = self.loaded.dataset
+        if is_sequential(self.loaded):
+            return history_pairs(self.loaded, user_rows(self.loaded, self.ids[members]), items)
         rows = {dataset.uid_field: torch.as_tensor(self.ids[members]), dataset.iid_field: torch.as_tensor(items).cpu()}
         return dataset.join(Interaction(rows)).to(self.loaded.config["device"])
 
@@ -137,6 +170,10 @@ class SequenceUser(NewUser):
 
     def scores(self, members):
         return all_scores(self.loaded, history_row(self.loaded, self.items))
+
+    def pairs(self, members, items) -> Interaction:
+        row = history_row(self.loaded, self.items)
+        return history_pairs(self.loaded, row.repeat_interleave(len(members)), items)
 
 
 class FoldedUser(NewUser):

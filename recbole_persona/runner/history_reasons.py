@@ -1,0 +1,53 @@
+"""Why a sequential model recommends what it does: the items of the history that carry it."""
+
+import numpy as np
+import torch
+
+from recbole_persona.runner.people import items_to_explain
+from recbole_persona.runner.ranking import is_sequential
+
+NAMED = 3  # items of the history in a sentence
+
+
+def explains_by_history(loaded) -> bool:
+    """Whether the model is a sequential one that explains its scores."""
+    return is_sequential(loaded) and hasattr(loaded.model, "explain")
+
+
+@torch.no_grad()
+def history_reasons(loaded, people, topk, items, texts) -> list[dict]:
+    """The reasons for the first of the people; fields: :func:`recbole_persona.runner.inference.explain`."""
+    dataset, first = loaded.dataset, np.zeros(1, dtype=np.int64)
+    chosen, ranks, scores = items_to_explain(loaded, people, topk, items)
+    if not len(chosen):
+        return []
+    pairs = people.pairs(np.repeat(first, len(chosen)), chosen)
+    explanation = loaded.model.explain(pairs)
+    length = int(pairs[dataset.item_list_length_field][0])
+    read = pairs[dataset.item_id_list_field][0, :length].cpu().numpy()
+    tokens = dataset.id2token(dataset.iid_field, read)
+    titles = texts.titles_of(tokens)
+
+    reasons = []
+    weights = explanation.weights[:, :length].double().cpu().numpy()
+    names = dataset.id2token(dataset.iid_field, chosen.cpu().numpy())
+    for token, item, rank, weight in zip(names, chosen.tolist(), ranks.tolist(), weights):
+        history = [
+            {"item": str(past), "title": title, "weight": float(value)}
+            for past, title, value in zip(tokens, titles, weight)
+        ]
+        order = np.argsort(-weight, kind="stable")[:NAMED]
+        reasons.append(
+            {
+                "user": str(people.labels[0]),
+                "rank": rank,
+                "item": str(token),
+                "title": texts.titles.get(token, ""),
+                "score": scores[item].item(),
+                "verb": texts.verb,
+                "because": [history[place] for place in order if weight[place] > 0],
+                "history": history,
+                "normalised": explanation.normalised,
+            }
+        )
+    return reasons
