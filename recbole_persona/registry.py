@@ -208,6 +208,12 @@ register_model(
     train_loader="recbole_persona.data.windows:WindowTrainLoader",
 )
 
+register_model(
+    "DIN",
+    "recbole_persona.models.din:DIN",
+    paper="Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018",
+)
+
 for _name, _needs, _smaller in (
     ("TDD", ("rec.list", "data.tastes"), True),
     ("ILD", ("rec.list", "data.item_profiles"), False),

@@ -1,0 +1,342 @@
+"""DIN: deep interest network.
+
+Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018. Equations, switches and cost: docs/din.md.
+
+Shapes: B rows, L places of a history, P pairs of a row and one of its behaviours (no padding), H distinct behaviours,
+I items (padding included), d dimensions of an item's columns together, e of what only a behaviour has, f of users and context.
+"""
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import FeatureType, InputType
+from torch import nn
+from torch.nn import functional as F
+
+from recbole_persona.data.frequencies import history_counts
+from recbole_persona.data.sampling import negative_weights
+from recbole_persona.errors import UserError
+from recbole_persona.layers.activation_unit import ActivationUnit
+from recbole_persona.layers.explanation import Explanation
+from recbole_persona.layers.feature_table import POOLINGS, Column, ColumnEmbedding, FeatureTable
+from recbole_persona.layers.tower import Tower
+
+GAPS = 34  # a time gap of t seconds falls into bucket 1 + log2(1 + t), the last of 2^32 seconds or more
+PART = 2**22  # numbers in the widest layer that predict holds at a time
+CANDIDATES = 256  # items of a tile of full ranking
+HELD = 2**24  # logits of behaviours and items that full ranking holds at a time
+SCORING_TILE = {
+    "cpu": 2**18,
+    "accelerator": 2**26,
+}  # numbers in the widest layer of a tile; on a CPU they stay in the cache
+LOW = -1e30  # a logit without weight, also where there is no other
+RECBOLE = {  # what variant: recbole fixes
+    "mlp_activation": "norm-silu",
+    "attention_activation": "sigmoid",
+    "attention_softmax": False,
+    "attention_scale": True,
+    "pooling": "attention",
+    "item_fields": None,
+    "user_fields": [],
+    "context_fields": [],
+    "behaviour_fields": [],
+    "time_gap": False,
+    "item_bias": False,
+    "reg_weight": 0.0,
+}
+
+
+class DIN(SequentialRecommender):
+    """The candidate decides by an activation unit how much each behaviour of the user counts.
+
+    Config keys: docs/din.md.
+
+    Raises:
+        UserError: a value outside of what docs/din.md lists, or a column that is not loaded.
+    """
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        settings = _settings(config)
+        self.settings = settings
+        self.label_field, self.time_field = config["LABEL_FIELD"], config["TIME_FIELD"]
+        self.list_suffix = config["LIST_SUFFIX"]
+        size, pooling = settings["embedding_size"], settings["pooling_mode"]
+
+        columns = _Columns(dataset, config)
+        items, users = dataset.get_item_feature(), dataset.get_user_feature()
+        self.n_users = dataset.num(self.USER_ID)
+        self.items = FeatureTable(columns.of(items, settings["item_fields"], ()), items, size, pooling)
+        chosen = columns.of(users, settings["user_fields"], (self.USER_ID,))
+        self.users = FeatureTable(chosen, users, size, pooling) if chosen else None
+        self.context_fields, self.behaviour_fields = settings["context_fields"], list(settings["behaviour_fields"])
+        self.context = nn.ModuleList(ColumnEmbedding(columns[name], size, pooling) for name in self.context_fields)
+        own = [columns[name] for name in self.behaviour_fields] + [Column(GAPS)] * settings["time_gap"]
+        self.behaviour = nn.ModuleList(ColumnEmbedding(column, size, pooling) for column in own)
+
+        extra = size * len(self.behaviour)
+        beside = size * (len(self.context) + len(chosen))
+        self.attends = settings["pooling"] == "attention"
+        self.unit = None
+        if self.attends:
+            sizes, activation = settings["attention_hidden_size"], settings["attention_activation"]
+            self.unit = ActivationUnit(self.items.dimension, extra, sizes, activation)
+        width = 3 * self.items.dimension + extra + beside
+        self.tower = Tower(width, settings["mlp_hidden_size"], settings["mlp_activation"], settings["dropout_prob"])
+        self.item_bias = nn.Parameter(torch.zeros(self.n_items)) if settings["item_bias"] else None
+        self.reg_weight = settings["reg_weight"]
+        if self.reg_weight:
+            self._count(config, dataset.inter_feat)
+        self.apply(_initialise)
+
+    def _count(self, config, rows):
+        """How often items and users occur in the training samples: as behaviour, as target, and, expected, as negative."""
+        users, items = rows[self.USER_ID], rows[self.ITEM_ID]
+        sampling = config["train_neg_sample_args"]
+        negatives = 0 if sampling["distribution"] == "none" else sampling["sample_num"]
+        often = (1 + negatives) * history_counts(rows, self.ITEM_SEQ, self.ITEM_SEQ_LEN, self.n_items)
+        often += torch.bincount(items, minlength=self.n_items)
+        if negatives:
+            weights = negative_weights(items, self.n_items, sampling["distribution"], sampling["alpha"])
+            often += negatives * len(items) * weights / weights.sum()
+        self.items.count(often)
+        if self.users is not None:
+            self.users.count((1 + negatives) * torch.bincount(users, minlength=self.n_users).double())
+
+    # From a batch to vectors
+
+    def _behaviours(self, interaction):
+        """Vectors (H, d + e) of the distinct behaviours of a batch, and for every pair its row and its behaviour, (P,)."""
+        items = interaction[self.ITEM_SEQ]
+        inside = self._inside(interaction)
+        values = [interaction[name + self.list_suffix][inside] for name in self.behaviour_fields]
+        if self.settings["time_gap"]:
+            gap = interaction[self.time_field].unsqueeze(1) - interaction[self.time_field + self.list_suffix]
+            values.append((gap[inside].clamp(min=0) + 1).log2().long().add(1).clamp(max=GAPS - 1))
+        example, place = _distinct([items[inside], *values])
+        parts = [embed(value[example]) for embed, value in zip(self.behaviour, values)]
+        vectors = torch.cat([self.items(items[inside][example]), *parts], dim=1)
+        return vectors, inside.nonzero()[:, 0], place
+
+    def _inside(self, interaction):
+        """(B, L), what is no padding."""
+        steps = torch.arange(interaction[self.ITEM_SEQ].shape[1], device=interaction[self.ITEM_SEQ].device)
+        return steps < interaction[self.ITEM_SEQ_LEN].unsqueeze(1)
+
+    def _beside(self, interaction):
+        """(B, f), what the score sees of users and context."""
+        parts = [self.users(interaction[self.USER_ID])] if self.users is not None else []
+        parts += [embed(interaction[name]) for name, embed in zip(self.context_fields, self.context)]
+        like = self.tower.output.weight
+        return torch.cat(parts, dim=1) if parts else like.new_zeros(len(interaction[self.ITEM_SEQ_LEN]), 0)
+
+    # The score
+
+    def _weights(self, target, vectors, row, place, length):
+        """(P,) how much every behaviour counts for its row's target (B, d)."""
+        if not self.attends:
+            return 1 / length[row].to(vectors.dtype)
+        if not len(row):
+            return vectors.new_zeros(0)
+        weights = self.unit(target, vectors, row, place).to(vectors.dtype) / self._divisor
+        return _softmax(weights, row, len(target)) if self.settings["attention_softmax"] else weights
+
+    @property
+    def _divisor(self):
+        return self.items.dimension**0.5 if self.settings["attention_scale"] else 1.0
+
+    def _logits(self, interaction, pooled=None):
+        """(B,) logits, of the pooled vectors (B, d + e) if they are given."""
+        item = interaction[self.ITEM_ID]
+        target = self.items(item)  # (B, d)
+        if pooled is None:
+            pooled = self._pooled(target, interaction)
+        product = pooled[:, : target.shape[1]] * target
+        logits = self.tower(torch.cat([pooled, target, product, self._beside(interaction)], dim=1))
+        return logits if self.item_bias is None else logits + self.item_bias[item]
+
+    def _pooled(self, target, interaction):
+        """(B, d + e), the sum of weight times behaviour."""
+        vectors, row, place = self._behaviours(interaction)
+        weights = self._weights(target, vectors, row, place, interaction[self.ITEM_SEQ_LEN])
+        parts = weights.unsqueeze(1) * vectors[place]
+        return parts.new_zeros(len(target), vectors.shape[1]).index_add(0, row, parts)
+
+    # The loss: -(y log p + (1 - y) log(1 - p)) + reg_weight / 2 sum_j |w_j|² / n_j
+
+    def calculate_loss(self, interaction):
+        """Mean cross-entropy of the labels, and the mini-batch aware regularisation of the features in the batch."""
+        logits, label = self._logits(interaction), interaction[self.label_field]
+        loss = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
+        if self.reg_weight:
+            items = torch.cat([interaction[self.ITEM_SEQ][self._inside(interaction)], interaction[self.ITEM_ID]])
+            penalty = self.items.penalty(items.unique())
+            if self.users is not None:
+                penalty = penalty + self.users.penalty(interaction[self.USER_ID].unique())
+            loss = loss + self.reg_weight / 2 * penalty
+        return loss
+
+    # Scores for RecBole
+
+    def predict(self, interaction):
+        """(B,) probabilities, some rows at a time."""
+        widest = max(self.tower.widest, self.unit.tower.widest if self.attends else 0)
+        size = max(1, PART // (widest * max(1, interaction[self.ITEM_SEQ].shape[1])))
+        parts = (interaction[slice(start, start + size)] for start in range(0, len(interaction), size))
+        return torch.cat([self._logits(part) for part in parts]).sigmoid()
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction):
+        """(B * I,) probabilities of all items.
+
+        Every distinct behaviour of the batch meets every item once in the activation unit, whatever number of users has
+        it. Rows and items go in tiles: what is held does not grow with rows x items but for the result.
+        """
+        vectors, row, place = self._behaviours(interaction)
+        length = interaction[self.ITEM_SEQ_LEN]
+        first = length.cumsum(0) - length  # of each row's pairs
+        order = length.argsort()  # rows of a tile have histories of about one length
+        offsets = self._offsets(self._beside(interaction))  # (B, h)
+        n_items = max(1, min(CANDIDATES, HELD // max(1, len(vectors))))
+        n_rows = max(
+            1, SCORING_TILE["cpu" if vectors.device.type == "cpu" else "accelerator"] // (n_items * self.tower.widest)
+        )
+        scores = vectors.new_empty(len(length), self.n_items)
+        for items in torch.arange(self.n_items, device=length.device).split(n_items):
+            target = self.items(items)  # (C, d)
+            logits = self.unit.all_pairs(target, vectors) / self._divisor if self.attends else None  # (H, C)
+            for rows in order.split(n_rows):
+                steps = torch.arange(int(length[rows[-1]]), device=length.device)
+                inside = steps < length[rows].unsqueeze(1)  # (R, l)
+                places = (
+                    place[torch.where(inside, first[rows].unsqueeze(1) + steps, 0)] if len(place) else inside.long()
+                )
+                pooled = self._pooled_tile(vectors, logits, places, inside, length[rows])
+                tile = self._tile_logits(pooled, target, offsets[rows])
+                tile = tile if self.item_bias is None else tile + self.item_bias[items]
+                scores[rows.unsqueeze(1), items] = tile.to(scores.dtype)
+        return scores.sigmoid_().view(-1)
+
+    def _pooled_tile(self, vectors, logits, places, inside, length):
+        """(R, C, d + e), or (R, 1, d + e) where the candidate has no say."""
+        if not places.shape[1]:
+            return vectors.new_zeros(len(places), 1, vectors.shape[1])
+        parts = vectors[places]  # (R, l, d + e)
+        if logits is None:
+            parts = parts.masked_fill(~inside.unsqueeze(2), 0)
+            return parts.sum(dim=1, keepdim=True) / length.clamp(min=1).view(-1, 1, 1)
+        weights = logits[places]  # (R, l, C)
+        if self.settings["attention_softmax"]:
+            weights = weights.masked_fill(~inside.unsqueeze(2), LOW).softmax(dim=1)
+        weights = weights.masked_fill(~inside.unsqueeze(2), 0)
+        return weights.transpose(1, 2) @ parts
+
+    def _offsets(self, beside):
+        """(B, h), what the first layer adds for users and context, and its bias."""
+        linear = self.tower.linears[0]
+        return torch.addmm(linear.bias, beside, linear.weight[:, linear.in_features - beside.shape[1] :].T)
+
+    def _tile_logits(self, pooled, target, offsets):
+        """(R, C) logits, without the items' biases."""
+        target = target.expand(len(pooled), -1, -1)
+        pooled = pooled.expand(-1, target.shape[1], -1)
+        inputs = torch.cat([pooled, target, pooled[..., : target.shape[2]] * target], dim=2)
+        weight = self.tower.linears[0].weight[:, : inputs.shape[2]].T
+        sums = torch.baddbmm(offsets.unsqueeze(1), inputs, weight.expand(len(inputs), -1, -1))  # (R, C, h)
+        return self.tower.above(sums.flatten(end_dim=1)).view(sums.shape[:2])
+
+    # Explanations
+
+    def explain(self, interaction):
+        """The behaviours of each row's user and how much they count for its item; they pool to what makes the score.
+
+        The weights need not sum to one.
+        """
+        target, inside = self.items(interaction[self.ITEM_ID]), self._inside(interaction)
+        vectors, row, place = self._behaviours(interaction)
+        found = self._weights(target, vectors, row, place, interaction[self.ITEM_SEQ_LEN])
+        weights = found.new_zeros(inside.shape).masked_scatter(inside, found)
+        parts = vectors.new_zeros(*inside.shape, vectors.shape[1])
+        parts[inside] = vectors[place]
+        return Explanation("history", weights, parts, normalised=False)
+
+    def score_pooled(self, interaction, pooled):
+        """(B,) probabilities of pooled vectors (B, d + e)."""
+        return self._logits(interaction, pooled).sigmoid()
+
+
+class _Columns:
+    """The columns of a data set as :class:`Column`; numbers only where RecBole's ``numerical_features`` names them."""
+
+    def __init__(self, dataset, config):
+        self.dataset, self.numbers = dataset, config["numerical_features"]
+
+    def __getitem__(self, name):
+        if name not in self.dataset.field2type:
+            raise UserError(f"There is no column {name!r} among those loaded; name it in load_col.")
+        kind = self.dataset.field2type[name]
+        number = kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
+        if number and name not in self.numbers:
+            raise UserError(f"The column {name!r} holds numbers; name it in numerical_features.")
+        return Column(self.dataset.num(name), number, kind in (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ))
+
+    def of(self, table, names, without):
+        """The columns of a table: those named, or all that can be used but ``without``; tokens first, as RecBole has them."""
+        if names is None:
+            numbers = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
+            names = [
+                name
+                for name in table.columns
+                if name not in without and (self.dataset.field2type[name] not in numbers or name in self.numbers)
+            ]
+        for name in names:
+            if name not in table:
+                raise UserError(f"There is no column {name!r} in this table; it has {', '.join(table.columns)}.")
+        columns = {name: self[name] for name in names}
+        order = sorted(columns, key=lambda name: (columns[name].number, columns[name].several))
+        return {name: columns[name] for name in order}
+
+
+def _distinct(columns):
+    """Number the distinct combinations of values.
+
+    Args:
+        columns: tensors (P, ...).
+
+    Returns:
+        (H,) where each combination occurs (somewhere), and (P,) the number of each one's.
+    """
+    number = None
+    for column in columns:
+        for values in column.reshape(len(column), -1).unbind(1):
+            code = torch.unique(values, return_inverse=True)[1]
+            if number is not None:
+                code = torch.unique(number * (code.max() + 1) + code, return_inverse=True)[1]
+            number = code
+    size = int(number.max()) + 1 if len(number) else 0
+    example = number.new_empty(size)
+    return example.scatter_(0, number, torch.arange(len(number), device=number.device)), number
+
+
+def _softmax(logits, row, rows):
+    """Softmax of logits (P,) within each row."""
+    top = logits.new_full((rows,), -torch.inf).scatter_reduce(0, row, logits.detach(), "amax")
+    heat = (logits - top[row]).exp()
+    return heat / heat.new_zeros(rows).index_add(0, row, heat)[row]
+
+
+def _initialise(module):
+    if isinstance(module, (nn.Embedding, nn.Linear)):
+        nn.init.xavier_normal_(module.weight)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def _settings(config):
+    """The model's settings; UserError for values that mean nothing."""
+    names = ("embedding_size", "mlp_hidden_size", "attention_hidden_size", "dropout_prob", "pooling_mode")
+    settings = {name: config[name] for name in (*names, *RECBOLE)}
+    if config["variant"] == "recbole":
+        settings |= RECBOLE | {"attention_hidden_size": config["mlp_hidden_size"]}
+    return settings
