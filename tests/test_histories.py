@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from tiny import HEADER, write_tiny
 
 from recbole_persona.config import Config
 from recbole_persona.data.grouped_splits import Groups
-from recbole_persona.data.histories import END, HistoryRows
+from recbole_persona.data.histories import END, VIEWS, Histories, HistoryRows
 from recbole_persona.data.ordering import stable_order
+from recbole_persona.errors import UserError
 
 SHARED = Path(os.environ.get("RECBOLE_PERSONA_SHARED_DATA", Path(__file__).parent.parent.parent / "shared/data"))
 OURS = ("data_augmentation", "_change_feat_format", "__getitem__", "inter_matrix", "leave_one_out", "split_by_ratio")
@@ -229,3 +231,99 @@ def test_groups_are_those_of_the_loop(keys, held_out):
 def test_stable_order(values):
     values = np.concatenate([values, values[::2]])
     assert np.array_equal(stable_order(values), np.argsort(values, kind="stable"))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_views_of_held_out_histories(view):
+    changes = {"MAX_ITEM_LIST_LENGTH": 9}
+    _, plain = parts(config_of(**changes))
+    _, loaders = parts(config_of(**changes, eval_history=view))
+    assert_equal = [torch.equal(a["item_id_list"], b["item_id_list"]) for a, b in zip(plain[0], loaders[0])]
+    assert all(assert_equal)  # training is as it was
+    moved = 0
+    for part in (1, 2):
+        ours, theirs = (one[part]._dataset[np.arange(200)] for one in (loaders, plain))
+        assert torch.equal(ours["item_id"], theirs["item_id"])
+        for row in range(200):
+            history = theirs["item_id_list"][row, : theirs["item_length"][row]].tolist()
+            shown = ours["item_id_list"][row, : ours["item_length"][row]].tolist()
+            assert not ours["item_id_list"][row, len(shown) :].any()
+            half = -(-len(history) // 2)
+            if view == "shuffled":
+                assert sorted(shown) == sorted(history)
+                moved += shown != history
+            else:
+                expected = {"reversed": history[::-1], "newest half": history[-half:], "oldest half": history[:half]}
+                assert shown == expected.get(view, history)
+    assert (moved > 350) == (view == "shuffled")
+
+
+def test_shuffled_histories_are_even():
+    """Every place of a history is as likely at every step; the order is the row's own, whatever the batch."""
+    histories = Histories(Interaction({"a": torch.arange(100_000)}), ("a",), {"a_list": "a"}, 5, "n", "shuffled", 7)
+    end = torch.arange(5, 50_000)
+    places = histories.places(end, torch.full_like(end, 5))[1]
+    counts = torch.stack([(places[:, step] - (end - 5)).bincount(minlength=5) for step in range(5)])
+    assert (counts.double() / len(end) - 0.2).abs().max() < 0.01
+    assert torch.equal(histories.places(end[7:9], torch.tensor([5, 5]))[1], places[7:9])
+    assert not torch.equal(replace(histories, seed=8).places(end, torch.full_like(end, 5))[1], places)
+
+
+EVENTS = "user_id:token\tevent_type:token\tquery:token\ttimestamp:float\n" + "".join(
+    f"{user}\tsearch\t{query}\t{time}\n"
+    for user, query, time in (("u1", "red", 1.5), ("u0", "blue", 0.5), ("u1", "red", 9), ("u9", "green", 3))
+)
+BOUGHT = "user_id:token\titem_id:token\tevent_type:token\ttimestamp:float\n" + "".join(
+    f"{user}\t{item}\t{kind}\t{time}\n"
+    for user, item, kind, time in (
+        ("u0", "i1", "view", 0),
+        ("u0", "i2", "purchase", 1),
+        ("u0", "i3", "view", 2),
+        ("u0", "i1", "purchase", 3),
+        ("u1", "i3", "purchase", 1),
+        ("u1", "i2", "view", 2),
+        ("u1", "i1", "purchase", 3),
+    )
+)
+
+
+def with_searches(tmp_path, **changes):
+    settings = write_tiny(tmp_path, BOUGHT, event=EVENTS) | {"load_col": None, "additional_feat_suffix": ["event"]}
+    return parts(config_of("tiny", model="UserEncoder", **settings | changes))[0]
+
+
+def test_events_with_items_of_their_own(tmp_path):
+    """Searches stand in the histories with their own ids; they are no targets, and no items."""
+    dataset = with_searches(tmp_path)
+    rows = dataset.inter_feat.gathered()
+    assert list(dataset.id2token("item_id", np.arange(1, dataset.item_num))) == ["i1", "i2", "i3"]
+    assert (rows["item_id"] > 0).all() and dataset.num("query") == 4
+    newest = {dataset.id2token("user_id", user): row for row, user in enumerate(rows["user_id"].tolist())}
+    texts = {}
+    for user, row in newest.items():
+        length = rows["item_length"][row]
+        lists = {name: rows[f"{name}_list"][row, :length] for name in ("item_id", "event_type", "query")}
+        texts[user] = [" ".join(filter(lambda t: t != "[PAD]", dataset.id2token(n, lists[n]))) for n in lists]
+    assert texts == {
+        "u0": ["i1 i2 i3", "view search purchase view", "blue"],
+        "u1": ["i3 i2", "purchase search view", "red"],
+    }
+
+
+def test_kinds_of_event_that_are_recommended(tmp_path):
+    dataset = with_searches(tmp_path, target_events=["purchase"])
+    rows = dataset.inter_feat
+    assert set(dataset.id2token("event_type", rows["event_type"])) == {"purchase"} and len(rows) == 3
+    for changes, sentence in (
+        ({"target_events": ["buy"]}, "target_events names 'buy'"),
+        ({"target_events": ["purchase"], "event_field": "kind"}, "needs event_field"),
+        (
+            {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "event": ["user_id"]}},
+            "needs a column 'timestamp'",
+        ),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            with_searches(tmp_path, **changes)
+    with pytest.raises(UserError, match="SASRec reads items alone"):
+        config = dataset.config
+        parts(config_of("tiny", **{**config.external_config_dict, "model": "SASRec"}))

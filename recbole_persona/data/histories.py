@@ -12,12 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
 
 from recbole_persona.data.grouped_splits import leave_one_out, split_by_ratio
 from recbole_persona.data.ordering import stable_order
+from recbole_persona.errors import UserError
 from recbole_persona.upstream.repair import around
 
 END = "history_end"  # column of the places; part of no batch
+VIEWS = ("in order", "shuffled", "reversed", "newest half", "oldest half")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Histories:
         fields: name of a list column -> the column of ``flat`` that it is made of.
         longest: ``MAX_ITEM_LIST_LENGTH``.
         length_field: name of the column with the lengths.
+        view: what is shown of a history, one of ``VIEWS``.
+        seed: of ``shuffled``, whose order depends on it and on the row alone.
     """
 
     flat: Interaction
@@ -37,6 +42,8 @@ class Histories:
     fields: dict[str, str]
     longest: int
     length_field: str
+    view: str = VIEWS[0]
+    seed: int = 0
 
     def gather(self, end, length, names=None, width=None) -> dict[str, torch.Tensor]:
         """List columns of some rows: the oldest first, zeros behind the newest.
@@ -58,11 +65,29 @@ class Histories:
             columns[name] = values.masked_fill_(outside, 0)
         return columns
 
+    def shown(self, length):
+        """(B,) how much of histories of some lengths the view shows; of an odd number the halves share the middle."""
+        return length - length // 2 if self.view.endswith("half") else length
+
     def places(self, end, length, width=None):
         """Mask (B, width) of what is inside the histories, and places (B, width) in the flat table, 0 outside."""
+        shown = self.shown(length).unsqueeze(1)
+        start = (end - shown.squeeze(1) if self.view == "newest half" else end - length).unsqueeze(1)
         steps = torch.arange(self.longest if width is None else width)
-        inside = steps < length.unsqueeze(1)
-        return inside, torch.where(inside, (end - length).unsqueeze(1) + steps, 0)
+        inside = steps < shown
+        if self.view == "reversed":
+            steps = shown - 1 - steps
+        elif self.view == "shuffled":
+            numbers = _scattered(end.unsqueeze(1) * self.longest + steps + self.seed * len(self.flat) * self.longest)
+            steps = numbers.masked_fill(~inside, torch.iinfo(torch.int64).max).argsort(dim=1)
+        return inside, torch.where(inside, start + steps, 0)
+
+
+def _scattered(numbers):
+    """The numbers in no order that anyone would know: the mixer of SplitMix64 (Steele et al. 2014), which is one-to-one."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        numbers = (numbers ^ ((numbers >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return numbers ^ ((numbers >> 31) & ((1 << 33) - 1))
 
 
 class HistoryRows(Interaction):
@@ -140,8 +165,13 @@ class HistoryRows(Interaction):
 
     def gathered(self) -> Interaction:
         """A plain ``Interaction`` with all of RecBole's columns."""
-        lists = self._lists()
+        lists, length_field = self._lists(), self.histories.length_field
+        lists[length_field] = self.histories.shown(self.interaction[length_field])
         return Interaction({name: lists[name] if name in lists else self[name] for name in self.columns})
+
+    def viewed(self, view, seed):
+        """These rows with another view of their histories, one of ``VIEWS``."""
+        return HistoryRows(dict(self.interaction), replace(self.histories, view=view, seed=seed))
 
     def to(self, device, selected_field=None):
         return self.gathered().to(device, selected_field)
@@ -167,7 +197,8 @@ def augment(dataset) -> None:
 
     Args:
         dataset: its ``inter_feat`` holds all interactions and becomes :class:`HistoryRows`: every interaction of a user but
-            the first, with at most ``MAX_ITEM_LIST_LENGTH`` earlier ones as its history.
+            the first, with at most ``MAX_ITEM_LIST_LENGTH`` earlier ones as its history; with ``target_events`` those of
+            the named kinds alone.
     """
     dataset._aug_presets()
     dataset._check_field("uid_field", "time_field")
@@ -176,18 +207,55 @@ def augment(dataset) -> None:
     order = stable_order(unsorted[dataset.time_field].numpy())
     order = order[stable_order(unsorted[dataset.uid_field].numpy()[order])]
     columns = unsorted.interaction
-    flat = Interaction({name: _taken(columns.pop(name), order) for name in list(columns)})  # one unsorted column less each
+    flat = Interaction(
+        {name: _taken(columns.pop(name), order) for name in list(columns)}
+    )  # one unsorted column less each
     users = flat[dataset.uid_field]
     first = torch.ones(len(flat), dtype=torch.bool)
     first[1:] = users[1:] != users[:-1]
     places = torch.arange(len(flat))
     starts = torch.where(first, places, 0).cummax(0).values  # of each interaction's user
-    end = places[~first]
+    end = places[~first & _is_target(dataset, flat)]
     length_field = dataset.item_list_length_field
     columns = {END: end, length_field: (end - starts[end]).clamp(max=longest)}
     fields = {getattr(dataset, f"{name}_list_field"): name for name in flat.columns if name != dataset.uid_field}
     histories = Histories(flat, tuple(flat.columns), fields, longest, length_field)
     dataset.inter_feat = HistoryRows(columns, histories)
+
+
+def _is_target(dataset, flat):
+    """Mask (N,) of what may be recommended: an item, by an event of the right kind."""
+    event_field, wanted = dataset.config["event_field"], dataset.config["target_events"]
+    is_item = flat[dataset.iid_field] > 0
+    if not wanted:
+        return is_item
+    if event_field not in flat or dataset.field2type[event_field] != FeatureType.TOKEN:
+        raise UserError(f"target_events needs event_field, a token column of the interactions; it is {event_field!r}.")
+    known = dataset.field2token_id[event_field]
+    if missing := [event for event in wanted if event not in known]:
+        names = ", ".join(known)
+        raise UserError(f"target_events names {missing[0]!r}, which is no {event_field} of the data; they are {names}.")
+    kinds = torch.zeros(len(known), dtype=torch.bool)
+    kinds[[known[event] for event in wanted]] = True
+    return is_item & kinds[flat[event_field]]
+
+
+def with_events(dataset) -> pd.DataFrame:
+    """The interactions, and behind them the events of ``NAME.event``: they have no item and are part of histories alone.
+
+    Raises:
+        UserError: the file has no user or time, or the model reads items alone.
+    """
+    for field in (dataset.uid_field, dataset.time_field):
+        if field not in dataset.event_feat:
+            raise UserError(f"The file {dataset.dataset_name}.event needs a column {field!r}.")
+    if not getattr(dataset.config.model_class, "reads_events", False):
+        raise UserError(f"{dataset.config['model']} reads items alone; leave 'event' out of additional_feat_suffix.")
+    both = pd.concat([dataset.inter_feat, dataset.event_feat], ignore_index=True)
+    for field in both:  # what is missing elsewhere gets the id 0, or the mean, as in any file
+        if dataset.field2type[field] in (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ):
+            both[field] = [value if isinstance(value, np.ndarray) else np.empty(0) for value in both[field]]
+    return both
 
 
 def _taken(column, rows):
@@ -216,13 +284,33 @@ def install() -> None:
 
     @around(SequentialDataset, "_change_feat_format")
     def _change_feat_format(upstream, self):
-        if (
-            self.config["exact_time"]
-            and isinstance(self.inter_feat, pd.DataFrame)
-            and self.time_field in self.inter_feat
-        ):
-            self.inter_feat = in_exact_order(self.inter_feat, self.time_field)
+        frame = self.inter_feat
+        if self.config["exact_time"] and isinstance(frame, pd.DataFrame) and self.time_field in frame:
+            self.inter_feat = in_exact_order(frame, self.time_field)
         upstream(self)
+
+    @around(SequentialDataset, "_load_additional_feat")
+    def _load_additional_feat(upstream, self, token, dataset_path):
+        known = dict(self.field2source)
+        upstream(self, token, dataset_path)
+        if getattr(self, "event_feat", None) is not None:
+            self.field2source |= {**dict.fromkeys(self.event_feat, FeatureSource.INTERACTION), **known}
+
+    @around(SequentialDataset, "_remap_ID_all")
+    def _remap_ID_all(upstream, self):
+        if getattr(self, "event_feat", None) is not None:
+            self.inter_feat = with_events(self)
+            self.feat_name_list.remove("event_feat")
+        upstream(self)
+
+    @around(SequentialDataset, "build")
+    def build(upstream, self):
+        view, (training, *held_out) = self.config["eval_history"], upstream(self)
+        if view not in VIEWS:
+            raise UserError(f"eval_history is one of {', '.join(VIEWS)}, not {view!r}.")
+        for part in held_out if view != VIEWS[0] else ():
+            part.inter_feat = part.inter_feat.viewed(view, self.config["split_seed"])
+        return [training, *held_out]
 
     @around(SequentialDataset, "_filter_by_inter_num")
     def _filter_by_inter_num(upstream, self):

@@ -36,6 +36,7 @@ class UserEncoder(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE  # RecBole adds no negatives
+    reads_events = True  # also those without an item (recbole_persona.data.histories)
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
