@@ -278,6 +278,48 @@ def test_lastfm(tmp_path):
     assert convert("lastfm", bare, tmp_path / "out").interactions == 1
 
 
+# --- data that come split
+
+SPLIT = "User_ID\titem\tdate\tsplit\n1\ta\t\ttrain\n1\tb\t\tTrain\n2\ta\tx\tval\n2\tb\tx\ttest\n"
+
+
+def test_one_table_with_its_split(tmp_path):
+    done = convert("split", packed(tmp_path / "books.tsv.gz", SPLIT), tmp_path / "out")
+    assert counts(done) == (2, 2, 4) and not (done.folder / "books.inter").exists()
+    head = ["user_id:token", "item_id:token"]
+    assert table(done, "train.inter") == [head, ["1", "a"], ["1", "b"]]
+    assert table(done, "valid.inter") == [head, ["2", "a"]] and table(done, "test.inter") == [head, ["2", "b"]]
+    assert convert("split", tmp_path / "books.tsv.gz", tmp_path / "out").fresh is False
+
+
+def test_a_table_for_each_part(tmp_path):
+    train = written(tmp_path / "trn.csv", 'user,item,Time\n1,a,"05 1, 2011"\n1,b,x\n')
+    others = {part: written(tmp_path / part, f"user,item\n2,{item}\n") for part, item in (("valid", "a"), ("test", "b"))}
+    done = convert("split", train, tmp_path / "out", **others)
+    assert counts(done) == (2, 2, 4) and table(done, "train.inter")[1:] == [["1", "a"], ["1", "b"]]
+    values = {"data_path": str(tmp_path / "out"), "benchmark_filename": ["train", "valid", "test"]}
+    dataset = create_dataset(Config("BPR", "trn", config_dict=values))
+    assert dataset.inter_num == 4 and dataset.file_size_list == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "text, others, why",
+    [
+        ("user\titem\n1\ta\n", (), "has no column split.*--valid and --test"),
+        ("user\tthing\tsplit\n", (), "has no column item"),
+        ("user\titem\tsplit\n1\ta\tdev\n", (), "line 2: the split is 'dev', not train, valid or test"),
+        ("user\titem\tsplit\n1\ta\n", (), "line 2: has 2 cells, not 3"),
+        ('user,item,split\n1,"a,train\n', (), "line 2: is not CSV"),
+        ("user\titem\n1\ta\n", ("valid",), "--valid and --test go together"),
+    ],
+)
+def test_splits_that_cannot_be_read(tmp_path, text, others, why):
+    source = written(tmp_path / "s", text)
+    with pytest.raises(UserError, match=why):
+        convert("split", source, tmp_path / "out", **{part: source for part in others})
+    assert not (tmp_path / "out/s").exists()
+
+
 # --- text
 
 
@@ -343,6 +385,7 @@ REAL = {
     "video-games": ("sequences", "amazon_video_games_2014_sasrec/sequences.txt.gz", (31013, 23715, 287107)),
     "amazon-beauty": ("sequences", "amazon_beauty_s3rec/sequences.txt.gz", (22363, 12101, 198502)),
     "amazon-sports": ("sequences", "amazon_sports_s3rec/sequences.txt.gz", (35598, 18357, 296337)),
+    "xrec-amazon": ("split", "xrec_amazon/amazon_interactions.tsv.gz", (15349, 15247, 360839)),
 }
 PARTS = {
     "times": "time_deltas_seconds.txt.gz",
@@ -364,6 +407,9 @@ def test_real_data_have_the_published_numbers(tmp_path, name):
     assert counts(done) == published and done.n_left_out == 0
     dataset = create_dataset(Config("BPR", name, config_dict={"data_path": str(tmp_path)}))  # with the shipped settings
     assert (dataset.user_num - 1, dataset.item_num - 1, dataset.inter_num) == published
+    if "attributes" in parts:  # what a model of several features per item reads
+        assert {"attribute", "item_id"} <= set(dataset.item_feat) and dataset.field2type["timestamp"].value == "float"
+        assert (dataset.item_feat["attribute"].map(len) > 0).sum() > 0.9 * published[1]
 
 
 @pytest.mark.parametrize("column", [pytest.param("review", marks=pytest.mark.slow), "summary"])

@@ -14,6 +14,7 @@ FORMS = {
     "amazon": "Amazon reviews, JSON lines, plain or gz: 2014, 2018, 2023",
     "sequences": "lines of `user item item …`, or of `user item` pairs, plain or gz",
     "lastfm": "plays of LastFM: user, artist, plays, separated by tabs",
+    "split": "interactions that come split: a table with the columns user, item, split, or one for each part",
 }
 FILES = {
     "movielens": {},
@@ -25,6 +26,7 @@ FILES = {
         "titles": "table with a header: item, title",
     },
     "lastfm": {"items": "table with a header: artist, name"},
+    "split": {"valid": "table of the validation part, INPUT being that of training", "test": "table of the test part"},
 }
 
 

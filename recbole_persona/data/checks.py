@@ -85,6 +85,8 @@ def check_atomic_files(config) -> None:
             expected = "float" if key == "TIME_FIELD" else "token"
             if fields[field] != expected:
                 raise UserError(f"The column {field!r} of {path} must be of type {expected}; it is {fields[field]!r}.")
+        if suffix == "inter" and config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["benchmark_filename"]:
+            _check_lists(config, path, fields)
 
 
 def check_split(config, loaders) -> None:
@@ -103,6 +105,50 @@ def check_split(config, loaders) -> None:
     items = train.item_num - 1
     if max(config["topk"]) > items:
         raise UserError(f"topk is {max(config['topk'])}, and the data set {config['dataset']!r} has {items} items.")
+
+
+def _check_lists(config, path, fields):
+    """Data that come split bring the histories, in columns of lists."""
+    suffix = config["LIST_SUFFIX"]
+    items = config["ITEM_ID_FIELD"] + suffix
+    if items not in fields:
+        raise UserError(
+            f"{config['model']} reads histories, and {path} has no column {items!r} of type token_seq; data that come split "
+            "(benchmark_filename) need them, all others need times alone."
+        )
+    alias = f"alias_of_{config['ITEM_ID_FIELD']}"
+    if items not in (config[alias] or ()):
+        raise UserError(
+            f"The items in {items} would be numbered apart from those in {config['ITEM_ID_FIELD']}; set {alias}: [{items}]."
+        )
+    for field, kind in fields.items():
+        expected = {"token": "token_seq", "float": "float_seq"}.get(fields.get(field.removesuffix(suffix)))
+        if field.endswith(suffix) and expected and kind != expected:
+            raise UserError(f"The column {field!r} of {path} must be of type {expected}; it is {kind!r}.")
+
+
+def _check_list_lengths(dataset):
+    """Lists that came with the data must fit the model, and those of a row each other."""
+    config, frame = dataset.config, dataset.inter_feat
+    suffix, longest = config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
+    items = dataset.iid_field + suffix
+    if items not in frame:
+        return
+    lengths = frame[items].map(len)
+    if lengths.max() > longest:
+        raise UserError(
+            f"{items} holds lists of up to {lengths.max()} items, and MAX_ITEM_LIST_LENGTH is {longest}; set it to "
+            f"{lengths.max()}, or cut the lists to their newest {longest} items."
+        )
+    for field in frame:
+        if field.endswith(suffix) and field.removesuffix(suffix) in frame and field != items:
+            other = frame[field].map(len)
+            if (other != lengths).any():
+                row = int(np.argmax(other.to_numpy() != lengths.to_numpy()))
+                raise UserError(
+                    f"Row {row + 1} of the interactions has {lengths.iloc[row]} items in {items} and {other.iloc[row]} "
+                    f"values in {field}; the lists of a row must be equally long."
+                )
 
 
 def _nothing_to(what, config) -> str:
@@ -200,6 +246,8 @@ def _check_interactions(dataset):
     if bad.any():
         row = int(np.argmax(bad)) + 2
         raise UserError(_first_fault(dataset.config) or f"Row {row} of the interactions has an empty cell.")
+    if dataset.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and dataset.config["benchmark_filename"]:
+        _check_list_lengths(dataset)
 
 
 def _first_fault(config) -> str | None:

@@ -58,16 +58,15 @@ def create_samplers(config, dataset, built_datasets):
 
 def describe(config) -> dict:
     """What two results must share to be compared: split, candidates, targets and metrics."""
-    eval_args = config["eval_args"]
-    ((way, _),) = eval_args["split"].items()
+    eval_args, files = config["eval_args"], config["benchmark_filename"]
     modes = eval_args["mode"]
     described = {
-        "split": eval_args["split"],
-        "order": eval_args["order"],
-        "group_by": eval_args["group_by"],
+        "split": {"files": list(files)} if files else eval_args["split"],
+        "order": None if files else eval_args["order"],
+        "group_by": None if files else eval_args["group_by"],
         "mode": modes["test"],
         **({"valid_mode": modes["valid"]} if modes["valid"] != modes["test"] else {}),
-        "targets": _targets(config, way, modes["test"]),
+        "targets": _targets(config),
         "seen_items_masked": modes["test"] == "full" and masks_seen(config),
     }
     sampled = next((mode for mode in (modes["test"], modes["valid"]) if mode[:3] in ("uni", "pop")), None)
@@ -81,10 +80,11 @@ def describe(config) -> dict:
     }
 
 
-def _targets(config, way, mode) -> str:
+def _targets(config) -> str:
+    mode = config["eval_args"]["mode"]["test"]
     if mode == "labeled":
         return "every row, with its label"
-    if way == "LS":
+    if "LS" in config["eval_args"]["split"] and not config["benchmark_filename"]:
         return "1 per user"
     by_row = config["MODEL_TYPE"].name == "SEQUENTIAL" and mode == "full"
     return f"several per user, {'a list for each' if by_row else 'one list for all'}"
@@ -109,7 +109,8 @@ def in_words(protocol) -> str:
     seen = told.pop("seen_items_masked", False)
     if told.get("mode") == "full":
         told["mode"] = f"full, seen items {'' if seen else 'not '}masked"
-    return "; ".join(f"{key.replace('_', ' ')} {_flat(value)}" for key, value in told.items())
+    said = {key.replace("_", " "): _flat(value) for key, value in told.items() if value is not None}
+    return "; ".join(f"{key} {value}" for key, value in said.items())
 
 
 def _flat(value) -> str:

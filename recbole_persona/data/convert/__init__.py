@@ -7,12 +7,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_persona.data.convert import amazon, lastfm, movielens, sequences
+from recbole_persona.data.convert import amazon, lastfm, movielens, sequences, split
 from recbole_persona.data.convert.atomic import fingerprint, is_whole, read_manifest, replaced_together
 from recbole_persona.data.convert.lines import Lines
 from recbole_persona.errors import UserError
 
-FORMS = {"movielens": movielens, "amazon": amazon, "sequences": sequences, "lastfm": lastfm}
+FORMS = {"movielens": movielens, "amazon": amazon, "sequences": sequences, "lastfm": lastfm, "split": split}
 VERSION = "recbole_persona.convert/1"  # of the manifest, and of what convert makes from an input
 
 
@@ -22,7 +22,7 @@ class Conversion:
 
     Attributes:
         folder: holds the files.
-        users, items, interactions: how many occur in ``.inter``.
+        users, items, interactions: how many occur in ``.inter``, all parts together.
         columns: column names by suffix.
         n_left_out: number of bad lines that were left out.
         left_out: the first of them, "FILE, line N: why".

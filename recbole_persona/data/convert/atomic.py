@@ -22,6 +22,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.upstream.files import remove_leftovers
 
 MANIFEST = "convert.json"
+SUFFIXES = ("inter", "user", "item", "train.inter", "valid.inter", "test.inter")
 RESERVED = frozenset(STR_NA_VALUES) - {""} | {"[PAD]"}  # the last is RecBole's name for an empty cell
 LONGEST = 131_072  # characters in a cell that Python's csv module reads, and so RecBole
 _SEPARATORS = re.compile("[\t\n\r\0]")
@@ -120,9 +121,9 @@ class Tables:
         self.files[suffix] = Table(self._folder / f"{self._name}.{suffix}", columns)
         return self.files[suffix]
 
-    def interact(self, user: str, item: str, *values) -> None:
-        """One row of ``.inter``."""
-        self.files["inter"].write((user, item, *values))
+    def interact(self, user: str, item: str, *values, part: str = "inter") -> None:
+        """One row of ``.inter``, or of the file of a part (``train.inter``)."""
+        self.files[part].write((user, item, *values))
         self.users[user] = self.users.get(user, 0) + 1
         self.items[item] = self.items.get(item, 0) + 1
         self.interactions += 1
@@ -166,7 +167,7 @@ def replaced_together(folder: Path, name: str, manifest: dict):
         with lock:
             remove_leftovers(folder)
             old = read_manifest(folder, name)
-            if old is None and any((folder / f"{name}.{suffix}").exists() for suffix in ("inter", "user", "item")):
+            if old is None and any((folder / f"{name}.{suffix}").exists() for suffix in SUFFIXES):
                 raise UserError(f"{folder} holds files that convert did not write; choose another --name or --out.")
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
             try:
