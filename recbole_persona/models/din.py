@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from recbole_persona.data.frequencies import history_counts
 from recbole_persona.data.sampling import negative_weights
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.layers.activation_unit import ActivationUnit
 from recbole_persona.layers.explanation import Explanation
 from recbole_persona.layers.feature_table import POOLINGS, Column, ColumnEmbedding, FeatureTable
 from recbole_persona.layers.tower import Tower
+from recbole_persona.models.din_recbole import recbole_weights
 
 GAPS = 34  # a time gap of t seconds falls into bucket 1 + log2(1 + t), the last of 2^32 seconds or more
 PART = 2**22  # numbers in the widest layer that predict holds at a time
@@ -29,6 +30,13 @@ SCORING_TILE = {
     "accelerator": 2**26,
 }  # numbers in the widest layer of a tile; on a CPU they stay in the cache
 LOW = -1e30  # a logit without weight, also where there is no other
+CHOICES = {
+    "variant": ("paper", "recbole"),
+    "mlp_activation": ("dice", "prelu", "relu", "sigmoid"),
+    "attention_activation": ("sigmoid", "dice", "prelu"),
+    "pooling": ("attention", "mean"),
+    "pooling_mode": POOLINGS,
+}
 RECBOLE = {  # what variant: recbole fixes
     "mlp_activation": "norm-silu",
     "attention_activation": "sigmoid",
@@ -59,7 +67,7 @@ class DIN(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         settings = _settings(config)
-        self.settings = settings
+        self.variant, self.settings = config["variant"], settings
         self.label_field, self.time_field = config["LABEL_FIELD"], config["TIME_FIELD"]
         self.list_suffix = config["LIST_SUFFIX"]
         size, pooling = settings["embedding_size"], settings["pooling_mode"]
@@ -193,7 +201,7 @@ class DIN(SequentialRecommender):
         Every distinct behaviour of the batch meets every item once in the activation unit, whatever number of users has
         it. Rows and items go in tiles: what is held does not grow with rows x items but for the result.
         """
-        vectors, row, place = self._behaviours(interaction)
+        vectors, _, place = self._behaviours(interaction)
         length = interaction[self.ITEM_SEQ_LEN]
         first = length.cumsum(0) - length  # of each row's pairs
         order = length.argsort()  # rows of a tile have histories of about one length
@@ -264,6 +272,21 @@ class DIN(SequentialRecommender):
     def score_pooled(self, interaction, pooled):
         """(B,) probabilities of pooled vectors (B, d + e)."""
         return self._logits(interaction, pooled).sigmoid()
+
+    # Weights of RecBole's DIN
+
+    def load_recbole(self, state):
+        """Take the weights of a RecBole DIN trained on the same data, by its ``state_dict()``.
+
+        Raises:
+            UserError: ``variant`` is not ``recbole``, or sizes or columns differ.
+        """
+        if self.variant != "recbole":
+            raise UserError("Weights of RecBole's DIN fit variant: recbole alone.")
+        try:
+            self.load_state_dict(recbole_weights(state, [embedding.column for embedding in self.items.embeddings]))
+        except (RuntimeError, KeyError) as error:
+            raise UserError(f"These weights are of a DIN of other sizes or columns: {one_sentence(error)}") from error
 
 
 class _Columns:
@@ -337,6 +360,19 @@ def _settings(config):
     """The model's settings; UserError for values that mean nothing."""
     names = ("embedding_size", "mlp_hidden_size", "attention_hidden_size", "dropout_prob", "pooling_mode")
     settings = {name: config[name] for name in (*names, *RECBOLE)}
+    for key, allowed in CHOICES.items():
+        if config[key] not in allowed:
+            raise UserError(f"{key} is one of {', '.join(allowed)}, not {config[key]!r}.")
+    for key in ("mlp_hidden_size", "attention_hidden_size"):
+        if not settings[key] or not all(isinstance(size, int) and size > 0 for size in settings[key]):
+            raise UserError(f"{key} is a list of one or more whole numbers from 1, not {settings[key]!r}.")
+    if not 0 <= settings["dropout_prob"] < 1:
+        raise UserError(f"dropout_prob is a share from 0, below 1, not {settings['dropout_prob']!r}.")
+    if not settings["reg_weight"] >= 0:
+        raise UserError(f"reg_weight is a number from 0, not {settings['reg_weight']!r}.")
+    for key in ("item_fields", "user_fields", "context_fields", "behaviour_fields"):
+        if not isinstance(settings[key], (list, tuple, type(None))):
+            raise UserError(f"{key} is a list of columns, not {settings[key]!r}.")
     if config["variant"] == "recbole":
         settings |= RECBOLE | {"attention_hidden_size": config["mlp_hidden_size"]}
     return settings
