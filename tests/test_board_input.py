@@ -82,6 +82,16 @@ REFUSED = {
     "a row without a name": ([{"model": "BPR"}], {}, "Row 1 of"),
     "a name twice": ([BPR, BPR], {}, "Two rows of"),
     "no rows": ([], {}, "needs rows"),
+    "a section of another that does not stand": (
+        [BPR],
+        {"datasets": {"tiny": {}, "again": {"again": "tny", "config": {"mask_history": False}}}},
+        "tiny",
+    ),
+    "a section that would train anew": (
+        [BPR],
+        {"datasets": {"ml-100k": {}, "again": {"again": "ml-100k", "config": {"epochs": 5}}}},
+        "its config sets some of eval_args",
+    ),
     "no data sets": ([BPR], {"datasets": None}, "needs datasets"),
     "a baseline that is no row": (
         [BPR, POP],

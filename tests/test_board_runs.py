@@ -11,6 +11,7 @@ from recbole_persona.board.leaderboard import check, prepare
 from recbole_persona.board.specification import read_board
 from recbole_persona.cli import main
 from recbole_persona.errors import UserError
+from recbole_persona.runner import evaluate_run
 from recbole_persona.runs import RunFolder
 
 AGAIN = {"name": "BPR again", "model": "BPR", "config": {"embedding_size": 4}}
@@ -263,3 +264,28 @@ def test_a_worker_finds_the_cells_of_its_parent(board):
     described = read_board(board)
     check(described)
     assert [cell.path for cell in prepare(described, board.parent / "runs", None)[0]] == [c.path for c in cells(board)]
+
+
+def test_a_section_tests_runs_again_by_other_rules(tmp_path):
+    sets = {
+        "tiny": {"data_path": str(tmp_path / "data")},
+        "tiny, nothing masked": {"again": "tiny", "config": {"mask_history": False}},
+    }
+    mmr = {"name": "BPR + MMR", "rerank": {"of": "BPR", "method": "mmr", "weights": [0.5]}}
+    file = written(tmp_path, [BPR, POP, mmr], baseline="Pop", datasets=sets, splits={"history_length": 2})
+    _, found = ran(file)
+    of = {(row["dataset"], row["name"]): row for row in found["rows"]}
+    assert ("tiny, nothing masked", "BPR + MMR") not in of and len(of) == 5
+    first, again = of["tiny", "BPR"], of["tiny, nothing masked", "BPR"]
+    assert (first["protocol"]["seen_items_masked"], again["protocol"]["seen_items_masked"]) == (True, False)
+    assert again["metrics"]["ndcg@3"] != first["metrics"]["ndcg@3"] and again["split_hash"] == first["split_hash"]
+    assert again["seeds"] == [1, 2] and again["comparisons"]["ndcg@3"]["n"] == first["comparisons"]["ndcg@3"]["n"]
+    folders = [path for path in (tmp_path / "runs").glob("*-again-*")]
+    assert len(folders) == 4 and not any((path / "model.safetensors").exists() for path in folders)
+    run_dir = next((tmp_path / "runs").glob("tiny-BPR-1-*/result.json")).parent
+    once_more, _ = evaluate_run(run_dir.with_name(run_dir.name.partition("-again")[0]), {"mask_history": False})
+    kept = RunFolder(next((tmp_path / "runs").glob("tiny-BPR-1-*-again-*"))).result()
+    assert once_more["ndcg@3"] == kept["test"]["ndcg@3"]
+    before = results(tmp_path)
+    ran(file)
+    assert results(tmp_path) == before

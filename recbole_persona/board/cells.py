@@ -12,6 +12,7 @@ from recbole_persona.board.protocol import row_config, shared_settings
 from recbole_persona.board.specification import Board, Row
 from recbole_persona.errors import Busy, StorageError, UserError, one_sentence
 from recbole_persona.runner import run
+from recbole_persona.runner.reevaluated import reevaluate_run
 from recbole_persona.runner.reranked import rerank_run
 from recbole_persona.runs import RunFolder, default_path, read_json
 from recbole_persona.search.trial import begun_before
@@ -26,8 +27,8 @@ class Cell:
 
     Attributes:
         path: its run folder. Rows with equal settings share it.
-        settings: of the run, or of the re-ranking.
-        base: folder of the run that is re-ranked; None for a run.
+        settings: of the run, of the re-ranking, or those that a test by other rules changes.
+        base: folder of the run that is re-ranked or tested again; None for a run.
     """
 
     dataset: str
@@ -70,6 +71,11 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
     """
     cells = []
     for part in board.parts:
+        if part.again is not None:
+            cells += [
+                _tested_again(part, cell) for cell in cells if cell.dataset == part.source and _stands_in(part, cell)
+            ]
+            continue
         of_row = {}
         for row in part.rows:
             if (part.dataset, row.name) not in resolved:
@@ -90,11 +96,23 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
     return cells
 
 
+def _stands_in(part, cell) -> bool:
+    return cell.base is None and cell.row in [row.name for row in part.rows]
+
+
+def _tested_again(part, base) -> Cell:
+    path = base.path.with_name(f"{base.path.name}-again-{_digest(part.again)}")
+    return Cell(part.dataset, base.row, base.seed, path, settings=part.again, base=base.path)
+
+
+def _digest(settings) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def _reranked(board, row, base) -> Cell:
     settings = {key: value for key, value in row.rerank.items() if key != "of"}
     settings["all_on_test"] = any(picture["kind"] == "frontier" for picture in board.pictures)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    path = base.path.with_name(f"{base.path.name}-{settings['method']}-{digest}")
+    path = base.path.with_name(f"{base.path.name}-{settings['method']}-{_digest(settings)}")
     return Cell(base.dataset, row.name, base.seed, path, settings=settings, base=base.path)
 
 
@@ -176,6 +194,9 @@ def run_cell(cell: Cell) -> None:
         if folder.started:
             with folder.lock():
                 folder.clear()
-        rerank_run(cell.base, out_dir=cell.path, **cell.settings)
+        if "method" in cell.settings:
+            rerank_run(cell.base, out_dir=cell.path, **cell.settings)
+        else:
+            reevaluate_run(cell.base, cell.path, cell.settings)
         return
     run(cell.model, cell.dataset, list(cell.files), cell.settings, **begun)

@@ -75,6 +75,11 @@ def prepare(board: Board, runs: Path, workers: int | None) -> tuple[list[Cell], 
         for row in part.rows:
             if row.kind in ("model", "study") and row.runs:
                 key = part.dataset, row.name
+                if part.again is not None:
+                    trained = part.source, row.name
+                    resolved |= {key: resolved[trained]} if trained in resolved else {}
+                    told[key] = told[trained]
+                    continue
                 try:
                     resolved[key], told[key] = searched(board, part, row, runs, workers)
                 except StorageError:
@@ -98,7 +103,7 @@ def check(board: Board) -> None:
                 raise UserError(
                     f"Row {row.name!r}: the method is one of {', '.join(METHODS)}, not {row.rerank['method']!r}."
                 )
-            if row.tune and row.runs:
+            if row.tune and row.runs and part.again is None:
                 check_search(board, part, row)
         if configs:
             check_configs(board, part, configs)

@@ -13,7 +13,19 @@ from recbole_persona.settings import check_valid_metric
 _CAME_LATER = {"targets", "metrics", "topk"}
 # What the data are and how they are judged; all else is a model's own affair, the length of its histories too.
 KEYS = (
-    {"split_seed", "mask_history", "value_mode", "tdd_tastes", "tdd_distance", "tdd_clusters", "ild_ruler"}
+    {
+        "split_seed",
+        "mask_history",
+        "eval_history",
+        "exact_time",
+        "event_field",
+        "target_events",
+        "value_mode",
+        "tdd_tastes",
+        "tdd_distance",
+        "tdd_clusters",
+        "ild_ruler",
+    }
     | set(argument_list.dataset_arguments)
     | set(argument_list.evaluation_arguments)
 ) - {"MAX_ITEM_LIST_LENGTH", "eval_batch_size", "valid_metric_bigger", "preload_weight", "additional_feat_suffix"}
@@ -35,7 +47,7 @@ def row_config(board: Board, part: Part, row: Row) -> Config:
     files = [str(file) for file in row.files]
     try:
         settings = {**row.config, **shared, "seed": part.seeds[0]}
-        config = Config(row.model, part.dataset, files, settings)
+        config = Config(row.model, part.source, files, settings)
         _check_own(row, part, config, shared)
         _check_computed(config, board.primary)
         check_valid_metric(config)
@@ -49,7 +61,7 @@ def _check_own(row, part, config, shared):
     given = {}
     for file in row.files:
         given |= read_yaml(file)
-    for key, value in (("model", row.model), ("dataset", part.dataset)):
+    for key, value in (("model", row.model), ("dataset", part.source)):
         if key in given and given[key] != value:
             raise UserError(f"its config files are for the {key} {given[key]}, not {value}.")
     given |= row.config
@@ -58,7 +70,7 @@ def _check_own(row, part, config, shared):
     if not both:
         return
     path = {"data_path": part.data_path} if part.data_path else {}
-    own = _values(Config(row.model, part.dataset, [str(file) for file in row.files], {**row.config, **path}))
+    own = _values(Config(row.model, part.source, [str(file) for file in row.files], {**row.config, **path}))
     settled = _values(config)
     for key in both:
         if key != "data_path" and own.get(key) != settled.get(key):

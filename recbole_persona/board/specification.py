@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from recbole_persona.config import Config, read_yaml
@@ -15,6 +15,14 @@ _BOARD = {
     "rows",
 }  # fmt: skip
 _DATASET = {"seeds", "config", "rows", "data_path"}
+_AGAIN = {"again", "config", "rows"}
+_JUDGING = (
+    "eval_args",
+    "eval_history",
+    "mask_history",
+    "metrics",
+    "topk",
+)  # what a finished run can be tested again with
 _KINDS = ("model", "study", "rerank", "published")  # a row has exactly one of them
 _ROW = {"name", "status", "against", *_KINDS}
 _MODEL_ROW = {"config", "config_files", "tune"}
@@ -55,13 +63,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """One data set of a board: its seeds, the settings of all its rows on top of the protocol, and the rows."""
+    """One data set of a board: its seeds, the settings of all its rows on top of the protocol, and the rows.
+
+    Attributes:
+        dataset: its name; for a section whose runs are those of another one, tested again, the section's own name.
+        again: the settings that a section of this kind changes; None for one that is trained.
+        source: the data set that is read.
+    """
 
     dataset: str
     seeds: tuple[int, ...]
     config: dict
     rows: tuple[Row, ...]
     data_path: str | None
+    source: str
+    again: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +253,9 @@ def _parts(given, rows, seeds, file) -> tuple[Part, ...]:
     for name, values in given.items():
         where = f"the data set {name!r}"
         values = _mapping(values, where)
+        if "again" in values:
+            parts.append(_again(str(name), values, rows, parts))
+            continue
         _only(values, _DATASET, where)
         wanted = values.get("rows", list(rows))
         wanted = [wanted] if isinstance(wanted, str) else wanted
@@ -250,6 +269,7 @@ def _parts(given, rows, seeds, file) -> tuple[Part, ...]:
         parts.append(
             Part(
                 dataset=str(name),
+                source=str(name),
                 seeds=_seeds(values["seeds"], f"seeds of {where}") if "seeds" in values else seeds,
                 config=config,
                 rows=tuple(row for row in rows.values() if row.name in wanted),
@@ -257,6 +277,26 @@ def _parts(given, rows, seeds, file) -> tuple[Part, ...]:
             )
         )
     return tuple(parts)
+
+
+def _again(name, values, rows, parts) -> Part:
+    """A section with the runs of an earlier one, tested again by other rules."""
+    where = f"the section {name!r}"
+    _only(values, _AGAIN, where)
+    trained = {part.dataset: part for part in parts if part.again is None}
+    _known(values["again"], list(trained), f"again of {where}")
+    base = trained[values["again"]]
+    changed = _mapping(values.get("config"), f"config of {where}")
+    if not changed or set(changed) - set(_JUDGING):
+        raise UserError(
+            f"{where[0].upper()}{where[1:]} tests runs again: its config sets some of {', '.join(_JUDGING)}."
+        )
+    there = [row.name for row in base.rows if row.kind != "rerank"]
+    wanted = values.get("rows", there)
+    for row in [wanted] if isinstance(wanted, str) else wanted:
+        _known(row, there, f"rows of {where}")
+    kept = tuple(row for row in base.rows if row.name in wanted)
+    return replace(base, dataset=name, rows=kept, config={**base.config, **changed}, again=changed)
 
 
 def _splits(given, file) -> dict:

@@ -32,7 +32,7 @@ class Finished:
 
     def __init__(self, cells: list[Cell]):
         self.seeds = [cell.seed for cell in cells]
-        self.paths = [cell.path for cell in cells]
+        self.trained = [cell.base or cell.path for cell in cells]
         self.results, self.tables = [], []
         for cell in cells:
             folder = RunFolder(cell.path)
@@ -258,7 +258,7 @@ def _add_groups(board, part, rows, finished, metrics):
         return
     values = {name: {m: average_seeds(row.tables, m) for m in metrics} for name, row in finished.items()}
     users = next(iter(values.values()))[metrics[0]].index
-    run_dir = next(row.paths[0] for name, row in finished.items() if not rows[name].get("rerank"))
+    run_dir = next(iter(finished.values())).trained[0]
     if not loadable(run_dir):
         raise UserError(
             f"{run_dir} lacks its model or its state, and cannot be loaded to group the users; delete it and start again "
