@@ -1,8 +1,17 @@
+import gc
+
 import pytest
 
 import recbole_persona
 
 pytest.register_assert_rewrite("conformance")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    """Every run collects garbage, to measure its memory: it need not walk through all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -183,10 +183,9 @@ def frontier(bpr, request, tmp_path_factory):
     return request.param, out, rerank_run(bpr[0], request.param, weights, 0.95, out, all_on_test=True)
 
 
-@pytest.mark.parametrize("method", ["mmr", "calibrated"])
-def test_weight_0_is_the_run_itself(bpr, method, tmp_path):
+def test_weight_0_is_the_run_itself(bpr, tmp_path):
     run_dir, result = bpr
-    found = rerank_run(run_dir, method, [0], None, tmp_path)
+    found = rerank_run(run_dir, "calibrated", [0], None, tmp_path)
     assert found["test"] == result["test"] and found["best_valid"] == result["best_valid"]
     assert found["best_valid_score"] == result["best_valid_score"] and found["protocol"] == result["protocol"]
     pd.testing.assert_frame_equal(RunFolder(tmp_path).per_user(), RunFolder(run_dir).per_user())
@@ -211,13 +210,15 @@ def test_personas_get_places_in_proportion(ampcf, tmp_path):
     assert [point["weight"] for point in points] == [0.0, 0.3, 0.9]
 
 
-def test_personas_need_a_model_that_has_some(bpr, tmp_path):
-    with pytest.raises(UserError, match="such as AMPCF; BPR has none"):
-        rerank_run(bpr[0], "personas", [0.5], None, tmp_path)
+def test_personas_need_a_model_that_has_some(small, tmp_path):
+    with pytest.raises(UserError, match=f"such as AMPCF; {small[1]['model']} has none"):
+        rerank_run(small[0], "personas", [0.5], None, tmp_path)
 
 
-def test_the_frontier_falls_as_it_should(frontier):
+def test_the_frontier_falls_as_it_should(bpr, frontier):
     method, _, result = frontier
+    assert result["rerank"]["frontier"][0]["valid"] == bpr[1]["best_valid"]
+    assert result["rerank"]["on_test"]["frontier"][0]["test"] == bpr[1]["test"]
     metric, sign = ("ild@10", 1) if method == "mmr" else ("tdd@10", -1)
     for points, part in (
         (result["rerank"]["frontier"], "valid"),
