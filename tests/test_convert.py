@@ -294,7 +294,9 @@ def test_one_table_with_its_split(tmp_path):
 
 def test_a_table_for_each_part(tmp_path):
     train = written(tmp_path / "trn.csv", 'user,item,Time\n1,a,"05 1, 2011"\n1,b,x\n')
-    others = {part: written(tmp_path / part, f"user,item\n2,{item}\n") for part, item in (("valid", "a"), ("test", "b"))}
+    others = {
+        part: written(tmp_path / part, f"user,item\n2,{item}\n") for part, item in (("valid", "a"), ("test", "b"))
+    }
     done = convert("split", train, tmp_path / "out", **others)
     assert counts(done) == (2, 2, 4) and table(done, "train.inter")[1:] == [["1", "a"], ["1", "b"]]
     values = {"data_path": str(tmp_path / "out"), "benchmark_filename": ["train", "valid", "test"]}

@@ -11,12 +11,14 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from recbole_persona import run
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate import candidates
 from recbole_persona.evaluate.negatives import chances
 from recbole_persona.runner.training import protocol
 
 USERS, ITEMS, LONGEST = 30, 25, 4
 LEAVE_ONE = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full"}
 RATIO = {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "mode": "full"}
+RECBOLES = {"train_neg_sample_args": None, "hidden_size": 8, "inner_size": 8, "embedding_size": 8, "n_layers": 1}
 SPLITS = pytest.mark.parametrize("eval_args", [LEAVE_ONE, RATIO], ids=["leave one out", "ratio"])
 
 
@@ -67,7 +69,7 @@ def targets(histories, dataset, phase, eval_args):
 def masked(loader):
     """The masked items of every case, in the loader's order."""
     found = []
-    for rows, history, positive_u, positive_i in loader:
+    for rows, history, *_ in loader:
         cases = [set() for _ in range(len(rows))]
         for case, item in zip(*(part.tolist() for part in history)):
             cases[case].add(item)
@@ -128,9 +130,7 @@ def hits(scores, seen, target, k):
 @pytest.mark.parametrize("model", ["GRU4Rec", "SASRec"])
 @SPLITS
 def test_recboles_sequential_models(place, model, eval_args):
-    settings = {"train_neg_sample_args": None, "hidden_size": 8, "inner_size": 8, "embedding_size": 8, "n_layers": 1}
-    settings["num_layers"] = 1
-    found = {}
+    settings, found = RECBOLES | {"num_layers": 1}, {}
     for mask in (None, False, True):
         config, *_, test, net, trainer = made(model, place, eval_args=eval_args, mask_history=mask, **settings)
         found[mask] = trainer.evaluate(test, load_best_model=False)
@@ -181,7 +181,7 @@ def test_what_is_no_negative(place, model, mask, eval_args):
 @pytest.mark.parametrize("mode", ["uni500", "pop500"])
 def test_how_often_an_item_is_drawn(place, mask, model, mode):
     """Evenly, or as often as it occurs in training (and not beyond), among what is left of all items."""
-    _, train, _, test, *_ = made(model, place, eval_args=sampled(LEAVE_ONE, mode), mask_history=mask)
+    *_, test, _, _ = made(model, place, eval_args=sampled(LEAVE_ONE, mode), mask_history=mask)
     dataset, histories = test._dataset, raw(test._dataset, place)
     counts = np.zeros(dataset.item_num)
     for items in histories.values():
@@ -316,6 +316,34 @@ def test_chances():
     order = np.random.default_rng(0).permutation(4000)
     assert (chances(key, users[order], items[order], 50) == numbers[order]).all()
     assert (chances(key, users, items, 9) == numbers[:, :9]).all()
+
+
+class Apart(SequentialPersonas):
+    """Has another opinion of all items than of one."""
+
+    def full_sort_predict(self, interaction):
+        return self.items[interaction[self.ITEM_SEQ][:, 0]] @ self.items.T
+
+
+@pytest.mark.parametrize("metrics", [["NDCG", "GAUC"], ["AUC", "LogLoss"]], ids=["lists", "labels"])
+@pytest.mark.parametrize("model, once", [("SASRec", True), ("CORE", True), (Apart, False), (SequentialPersonas, False)])
+@SPLITS
+def test_a_history_is_read_once(place, monkeypatch, model, once, eval_args, metrics):
+    """Scores are looked up among those of all items, if there are any and they are the same."""
+    settings = {"load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "num_layers": 1, **RECBOLES}
+    settings |= {"metrics": metrics, "valid_metric": metrics[0] + "@3" * (metrics[0] == "NDCG"), "eval_batch_size": 100}
+    *_, test, _, trainer = prepared(model, place, dataset="again", eval_args=sampled(eval_args, "uni9"), **settings)
+    monkeypatch.setattr(candidates, "_CELLS", 3 * ITEMS)  # three histories at a time
+    found = trainer.evaluate(test, load_best_model=False)
+    assert trainer._once is once
+    ours = [trainer._neg_sample_batch_eval(batch)[1] for batch in test]
+    trainer._once = False
+    theirs = [trainer._neg_sample_batch_eval(batch)[1] for batch in test]
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(trainer.model, "scores_pairs", True, raising=False)
+    wanted = trainer.evaluate(test, load_best_model=False)
+    assert trainer._once is False and found == pytest.approx(wanted, abs=2e-4)
 
 
 # --- what is said

@@ -49,7 +49,10 @@ def parts(place, text, **settings):
 @pytest.mark.parametrize("model", ["SASRec", "DIN"])
 def test_no_time(tmp_path, capsys, model):
     text = rows(*LONG).replace("timestamp", "when")
-    settings = write_tiny(tmp_path, text) | {"load_col": {"inter": ["user_id", "item_id"]}, "train_neg_sample_args": None}
+    settings = write_tiny(tmp_path, text) | {
+        "load_col": {"inter": ["user_id", "item_id"]},
+        "train_neg_sample_args": None,
+    }
     for own in ("metrics", "topk", "valid_metric"):  # DIN has its own
         settings.pop(own)
     said = refused(capsys, f"--model={model}", "--dataset=tiny", **settings)
@@ -86,7 +89,11 @@ def test_short_users_under_leave_one_out(tmp_path):
     short = [history("a"), history("a", "b"), history("a", "b", "c"), history("a", "b", "c", "d"), *LONG]
     found = parts(tmp_path, rows(*short))
     users = {part: sorted({user for user, *_ in cases}) for part, cases in found.items()}
-    assert users == {"train": ["u1", "u2", "u3", "u4", "u5"], "valid": ["u3", "u4", "u5"], "test": ["u2", "u3", "u4", "u5"]}
+    assert users == {
+        "train": ["u1", "u2", "u3", "u4", "u5"],
+        "valid": ["u3", "u4", "u5"],
+        "test": ["u2", "u3", "u4", "u5"],
+    }
 
 
 def test_all_users_too_short(tmp_path, capsys):
@@ -121,7 +128,9 @@ def test_a_feature_of_a_wrong_type(tmp_path, capsys, column, cells, sentence):
 
 
 def test_a_feature_of_interactions_of_a_wrong_type(tmp_path, capsys):
-    text = rows(*LONG).replace(HEADER, HEADER + "\tgap:float").replace("\t3\n", "\t3\tsoon\n").replace("\t4\n", "\t4\t1\n")
+    text = (
+        rows(*LONG).replace(HEADER, HEADER + "\tgap:float").replace("\t3\n", "\t3\tsoon\n").replace("\t4\n", "\t4\t1\n")
+    )
     text = "\n".join(line if line.count("\t") == 3 else line + "\t0" for line in text.splitlines()) + "\n"
     settings = write_tiny(tmp_path, text) | {"load_col": {"inter": "*"}, **SASREC}
     assert "line 5: the gap is no number but 'soon'" in refused(capsys, "--model=SASRec", "--dataset=tiny", **settings)

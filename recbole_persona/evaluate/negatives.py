@@ -106,6 +106,7 @@ class SameNegatives(NegSampleEvalDataLoader):
         columns = {name: value[row] for name, value in columns.items()}
         batch = self._dataset.join(Interaction({**columns, self.iid_field: candidates.view(-1)[order]}))
         batch.update(Interaction({self.label_field: (order % self.times == 0).float()}))
+        batch.target = row  # evaluate/candidates.py reads every history once
         return batch, cases[row], cases, targets
 
 

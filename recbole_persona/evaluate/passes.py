@@ -13,6 +13,7 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.register import metric_types
 from recbole.utils import EvaluatorType
 
+from recbole_persona.evaluate.candidates import CandidateScores
 from recbole_persona.evaluate.collector import Collector
 from recbole_persona.evaluate.negatives import SameNegatives
 from recbole_persona.evaluate.protocols import EXCLUDED, config_with, excluded
@@ -28,7 +29,7 @@ class Pass:
     loader: Any
 
 
-class EvaluationPasses:
+class EvaluationPasses(CandidateScores):
     """Mixed into a trainer: its ``evaluate`` measures metrics of every type.
 
     ``passes`` holds the passes of the last evaluation, with what their collectors gathered.
@@ -43,6 +44,7 @@ class EvaluationPasses:
         result = {} if eval_data else None
         for number, one in enumerate(self.passes):
             first = load_best_model and number == 0  # the later passes measure the same weights
+            self._once = None
             with self._in(one):
                 result.update(super().evaluate(one.loader, first, model_file, show_progress))
         return in_order(result, self.config["metrics"]) if len(self.passes) > 1 else result

@@ -76,7 +76,9 @@ def up_to_targets(dataset, users) -> tuple[torch.Tensor, torch.Tensor]:
 def up_to_phase(sampler) -> tuple[torch.Tensor, torch.Tensor]:
     """Users and items (R,) of all interactions in the sampler's phase and those before it, for general models."""
     parts = parts_of(sampler)[: PHASES.index(sampler.phase) + 1]
-    return tuple(torch.cat([part.inter_feat[field] for part in parts]) for field in (parts[0].uid_field, parts[0].iid_field))
+    return tuple(
+        torch.cat([part.inter_feat[field] for part in parts]) for field in (parts[0].uid_field, parts[0].iid_field)
+    )
 
 
 def parts_of(sampler) -> list:

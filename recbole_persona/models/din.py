@@ -63,6 +63,7 @@ class DIN(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    scores_pairs = True  # a history is read with each candidate in mind
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
