@@ -75,10 +75,10 @@ def test_an_unknown_name_lists_the_nearest():
 
 
 def test_ours_comes_first_and_recboles_by_prefix(clean):
-    registry.register_model("DIN", "recbole_persona.registry:ModelEntry", paper="a test", aliases=("din2",))
-    assert registry.get_model("DIN") is registry.get_model("din2") is registry.ModelEntry
-    assert registry.get_model("recbole:DIN").__module__ == "recbole.model.sequential_recommender.din"
-    assert registry.canonical_name("din2") == "DIN" and registry.canonical_name("recbole:DIN") == "recbole:DIN"
+    registry.register_model("DIEN", "recbole_persona.registry:ModelEntry", paper="a test", aliases=("dien2",))
+    assert registry.get_model("DIEN") is registry.get_model("dien2") is registry.ModelEntry
+    assert registry.get_model("recbole:DIEN").__module__ == "recbole.model.sequential_recommender.dien"
+    assert registry.canonical_name("dien2") == "DIEN" and registry.canonical_name("recbole:DIEN") == "recbole:DIEN"
     assert registry.canonical_name("bpr") == registry.canonical_name("recbole:bpr") == "BPR"
 
 

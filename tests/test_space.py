@@ -19,7 +19,8 @@ from recbole_persona.registry import get_model, recbole_model_names
 from recbole_persona.search.space_files import read_space
 from recbole_persona.settings import check_values
 
-SHIPPED = sorted(file.stem for file in (shipped("properties") / "space").glob("*.yaml"))
+FILES = (shipped("properties") / "space").glob("*.yaml")
+SHIPPED = sorted(file.stem.replace("recbole-", "recbole:") for file in FILES)
 ALL_FORMS = {
     "learning_rate": {"low": 0.001, "high": 0.02, "log": True},
     "n_personas": {"low": 1, "high": 4},
@@ -33,9 +34,8 @@ ALL_FORMS = {
 
 
 def config_of(name, **given_settings):
-    """The config of RecBole's model of this name, or of ours, on ml-100k."""
-    name = f"recbole:{name}" if name in recbole_model_names() else name
-    sequential = get_model(name).type.name == "SEQUENTIAL" and name != "recbole:DIN"
+    """The config of the model of this name on ml-100k."""
+    sequential = get_model(name).type.name == "SEQUENTIAL" and get_model(name).__name__ != "DIN"
     needed = {"train_neg_sample_args": None} if sequential else {}  # as RecBole asks for with cross-entropy
     return Config(name, "ml-100k", None, {**needed, **given_settings})
 
@@ -331,9 +331,10 @@ def test_the_models_that_people_compare_with_have_spaces():
     )
     wanted += " SimpleX DiffRec LDiffRec GRU4Rec SASRec BERT4Rec NARM Caser FM DeepFM WideDeep xDeepFM AutoInt DIN"
     assert set(wanted.split()) <= set(SHIPPED)
-    assert set(SHIPPED) <= {"AMPCF", *recbole_model_names()}
+    assert set(SHIPPED) <= {"AMPCF", "recbole:DIN", *recbole_model_names()}
     assert read_space(None, "amp-cf") == read_space(None, AMPCF) == read_space(None, "AMPCF")
     assert read_space(None, "recbole:DIN") == read_space(None, get_model("recbole:DIN"))
+    assert read_space(None, "DIN") == read_space(None, get_model("DIN")) != read_space(None, "recbole:DIN")
 
 
 def test_what_the_settings_fix_leaves_the_space():

@@ -58,10 +58,13 @@ def read_space(source, model) -> Space:
 
 def _shipped_space(model) -> Path:
     folder = shipped("properties") / "space"
-    name = class_name(model) if isinstance(model, type) else canonical_name(model).removeprefix("recbole:")
+    name = class_name(model) if isinstance(model, type) else canonical_name(model)
+    if name.startswith(("recbole:", "recbole.model.")):  # RecBole's, where the bare name is ours
+        name = f"recbole-{name.rpartition(':')[2]}"
     file = folder / f"{name}.yaml"
     if not file.is_file():
-        get_model(model)  # a misspelt name is told as such
+        if isinstance(model, str):
+            get_model(model)  # a misspelt name is told as such
         raise UserError(
             f"No search space ships for {name}; write one and name it with --space. There are spaces for "
             f"{', '.join(sorted(path.stem for path in folder.glob('*.yaml')))}."
