@@ -91,3 +91,62 @@ def test_chunks_change_nothing(folder, monkeypatch):
     whole = quantities.user_quantities(config, train._dataset)
     monkeypatch.setattr(quantities, "_USERS", 7)
     np.testing.assert_allclose(whole["diversity"], quantities.user_quantities(config, train._dataset)["diversity"])
+
+
+@pytest.mark.parametrize("model", [Personas, SequentialPersonas])
+def test_drift_against_a_slow_loop(folder, model, monkeypatch):
+    """The halves in time, without the random ones."""
+    recorded = _Recorded(quantities._half_distance)
+    monkeypatch.setattr(quantities, "_half_distance", recorded)
+    config, train, *_ = prepared(model, folder, tdd_clusters=6)
+    dataset = train._dataset
+    table = quantities.user_quantities(config, dataset).set_index("user")
+    items = ruler.tastes(config, dataset).items.toarray()
+    users, chosen, times = ruler.training_interactions(dataset, "user_id", "item_id", "timestamp")
+    in_time, *by_chance = recorded.found
+    assert len(by_chance) == quantities._HALVINGS
+    for user in range(1, dataset.user_num):
+        own = np.flatnonzero(users == user)
+        own = own[np.argsort(times[own], kind="stable")]
+        if len(own) < 2:
+            continue
+        cut = -(-len(own) // 2)
+        first, then = (items[chosen[half]].mean(axis=0) for half in (own[:cut], own[cut:]))
+        middle = (first + then) / 2
+        divergence = sum(p * math.log2(p / m) / 2 for half in (first, then) for p, m in zip(half, middle) if p)
+        assert in_time[user] == pytest.approx(math.sqrt(max(divergence, 0)), abs=1e-7)
+        name = dataset.id2token("user_id", user)
+        assert table.loc[name, "taste_drift"] == pytest.approx(
+            in_time[user] - np.mean([halves[user] for halves in by_chance])
+        )
+
+
+class _Recorded:
+    """A function, and what it returned."""
+
+    def __init__(self, function):
+        self.function, self.found = function, []
+
+    def __call__(self, *arguments):
+        self.found.append(self.function(*arguments))
+        return self.found[-1]
+
+
+def test_drift_is_seen_where_there_is_some():
+    """Users who change their taste drift; users who mix both do not, on average."""
+    rng = np.random.default_rng(3)
+    n_users, length = 60, 16
+    items = sp.csr_array(np.vstack([np.zeros(2), np.repeat(np.eye(2), 10, axis=0)]))
+    users = np.repeat(np.arange(n_users), length)
+    taste = np.tile(np.arange(length) >= length // 2, n_users)
+    mixed = np.repeat(np.arange(n_users) % 2 == 1, length)
+    taste = np.where(mixed, rng.random(len(users)) < 0.5, taste)
+    chosen = 1 + rng.integers(0, 10, len(users)) + 10 * taste
+    order = np.arange(len(users))
+    in_time = quantities._half_distance(users, chosen, order, items, n_users)
+    chance = [
+        quantities._half_distance(users, chosen, np.lexsort((rng.random(len(users)), users)), items, n_users)
+        for _ in range(20)
+    ]
+    drift = in_time - np.mean(chance, axis=0)
+    assert drift[::2].min() > 0.5 and abs(drift[1::2].mean()) < 0.08

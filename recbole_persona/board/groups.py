@@ -7,7 +7,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.evaluate.quantities import user_quantities
 from recbole_persona.runner import load
 
-QUANTITIES = ("history_length", "taste_entropy", "taste_entropy_excess", "diversity")
+QUANTITIES = ("history_length", "taste_entropy", "taste_entropy_excess", "taste_drift", "diversity")
 
 
 def check_splits(board: Board) -> None:
@@ -41,6 +41,8 @@ def groups(board: Board, run_dir, users) -> dict[str, list[tuple[str, pd.Index]]
         computed = user_quantities(loaded.config, loaded.train_data._dataset).set_index("user")
     found = {}
     for name, split in board.splits.items():
+        if "file" not in split and name not in computed:
+            raise UserError(f"The split {name} needs times; load the column of TIME_FIELD.")
         values = _from_file(split) if "file" in split else computed[name]
         values = values.reindex(users).dropna()
         if values.empty:

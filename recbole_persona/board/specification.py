@@ -291,11 +291,12 @@ def _again(name, values, rows, parts) -> Part:
         raise UserError(
             f"{where[0].upper()}{where[1:]} tests runs again: its config sets some of {', '.join(_JUDGING)}."
         )
-    there = [row.name for row in base.rows if row.kind != "rerank"]
-    wanted = values.get("rows", there)
+    trained = [row.name for row in base.rows if row.kind in ("model", "study")]
+    published = [row.name for row in rows.values() if row.kind == "published"]
+    wanted = values.get("rows", trained)
     for row in [wanted] if isinstance(wanted, str) else wanted:
-        _known(row, there, f"rows of {where}")
-    kept = tuple(row for row in base.rows if row.name in wanted)
+        _known(row, [*trained, *published], f"rows of {where}")
+    kept = tuple(row for row in rows.values() if row.name in wanted)
     return replace(base, dataset=name, rows=kept, config={**base.config, **changed}, again=changed)
 
 

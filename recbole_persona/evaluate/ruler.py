@@ -64,20 +64,30 @@ def item_profiles(config, dataset):
 
 def training_matrix(dataset) -> sp.csr_array:
     """Sparse 0/1 (n_users, n_items): who has met which item in training."""
-    feat = dataset.inter_feat
-    users, items = feat[dataset.uid_field].numpy(), feat[dataset.iid_field].numpy()
-    lists = getattr(dataset, f"{dataset.iid_field}_list_field", None)
-    if lists in feat:
-        # A sequential data set has one row per target. The first item of a user is no row's target; it stands in the
-        # history of the row whose history is one item long. Other histories are left alone: with a random split they
-        # hold items that are targets of the test.
-        first = (feat[dataset.item_list_length_field] == 1).numpy()
-        users = np.concatenate([users, users[first]])
-        items = np.concatenate([items, feat[lists].numpy()[first, 0]])
+    users, items = training_interactions(dataset, dataset.uid_field, dataset.iid_field)
     matrix = sp.coo_array((np.ones(len(users)), (users, items)), shape=(dataset.user_num, dataset.item_num)).tocsr()
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
     return matrix
+
+
+def training_interactions(dataset, *fields) -> list[np.ndarray]:
+    """Columns of all training interactions, one array (R,) per field.
+
+    A sequential data set has one row per target. The first item of a user is no row's target; it stands in the history of
+    the row whose history is one item long. Other histories are left alone: with a random split they hold items that are
+    targets of the test.
+    """
+    feat = dataset.inter_feat
+    if getattr(dataset, f"{dataset.iid_field}_list_field", None) not in feat:
+        return [feat[field].numpy() for field in fields]
+    first = feat[np.flatnonzero(feat[dataset.item_list_length_field].numpy() == 1)]
+    columns = []
+    for field in fields:
+        lists = getattr(dataset, f"{field}_list_field", None)
+        earlier = first[field] if lists is None else first[lists][:, 0]
+        columns.append(np.concatenate([feat[field].numpy(), earlier.numpy()]))
+    return columns
 
 
 def svd_vectors(matrix, seed, dim=SVD_DIM) -> np.ndarray:
