@@ -58,7 +58,7 @@ def parts(folder, model="DIN", **settings):
     return config, *data_preparation(config, create_dataset(config))
 
 
-def model_of(config, loader, seed=0, double=True, scale=0.7):
+def model_of(config, loader, seed=0, double=True, scale=0.3):
     """A DIN with parameters, and running statistics, far from where they begin."""
     torch.manual_seed(seed)
     model = DIN(config, loader._dataset)

@@ -30,7 +30,8 @@ class ColumnEmbedding(nn.Module):
     Args:
         column: a :class:`Column`.
         dimension: d.
-        pooling: ``mean``, ``max`` or ``sum``, over what is not padding.
+        pooling: ``mean``, ``max`` or ``sum``, over what is not padding, of nothing 0; ``recbole-max`` is RecBole's maximum,
+            about -1e9 of nothing.
     """
 
     def __init__(self, column, dimension, pooling="mean"):
@@ -48,8 +49,11 @@ class ColumnEmbedding(nn.Module):
 
     def _pooled(self, vectors, known):
         """(..., S, d), with (..., S, 1) of what is no padding -> (..., d)."""
-        if self.pooling == "max":
+        if self.pooling == "recbole-max":
             return (vectors - (~known).to(vectors.dtype) * HUGE).amax(dim=-2)
+        if self.pooling == "max":
+            top = vectors.masked_fill(~known, -torch.inf).amax(dim=-2)
+            return top.masked_fill(~known.any(dim=-2), 0)
         total = (vectors * known).sum(dim=-2)
         return total / (known.sum(dim=-2) + TINY) if self.pooling == "mean" else total
 

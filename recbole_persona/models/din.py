@@ -81,6 +81,9 @@ class DIN(SequentialRecommender):
         self.users = FeatureTable(chosen, users, size, pooling) if chosen else None
         self.context_fields, self.behaviour_fields = settings["context_fields"], list(settings["behaviour_fields"])
         self.context = nn.ModuleList(ColumnEmbedding(columns[name], size, pooling) for name in self.context_fields)
+        for name in (*self.context_fields, *(name + self.list_suffix for name in self.behaviour_fields)):
+            if name not in dataset.inter_feat:
+                raise UserError(f"The interactions have no column {name!r}; name it in load_col.")
         own = [columns[name] for name in self.behaviour_fields] + [Column(GAPS)] * settings["time_gap"]
         self.behaviour = nn.ModuleList(ColumnEmbedding(column, size, pooling) for column in own)
 
@@ -298,7 +301,7 @@ class _Columns:
 
     def __getitem__(self, name):
         if name not in self.dataset.field2type:
-            raise UserError(f"There is no column {name!r} among those loaded; name it in load_col.")
+            raise UserError(f"There is no column {name!r}; name it in load_col.")
         kind = self.dataset.field2type[name]
         number = kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
         if number and name not in self.numbers:
@@ -333,10 +336,10 @@ def _distinct(columns):
     """
     number = None
     for column in columns:
-        for values in column.reshape(len(column), -1).unbind(1):
+        for values in column.unsqueeze(1).flatten(1).unbind(1):
             code = torch.unique(values, return_inverse=True)[1]
             if number is not None:
-                code = torch.unique(number * (code.max() + 1) + code, return_inverse=True)[1]
+                code = torch.unique(number * len(code) + code, return_inverse=True)[1]
             number = code
     size = int(number.max()) + 1 if len(number) else 0
     example = number.new_empty(size)
@@ -374,6 +377,13 @@ def _settings(config):
     for key in ("item_fields", "user_fields", "context_fields", "behaviour_fields"):
         if not isinstance(settings[key], (list, tuple, type(None))):
             raise UserError(f"{key} is a list of columns, not {settings[key]!r}.")
+    if settings["item_fields"] is not None and not settings["item_fields"]:
+        raise UserError("item_fields names at least one column of the items, such as item_id.")
+    for key in ("context_fields", "behaviour_fields"):
+        if settings[key] is None:
+            raise UserError(f"{key} is a list of columns; write [] for none.")
     if config["variant"] == "recbole":
         settings |= RECBOLE | {"attention_hidden_size": config["mlp_hidden_size"]}
+        if settings["pooling_mode"] == "max":
+            settings["pooling_mode"] = "recbole-max"
     return settings
