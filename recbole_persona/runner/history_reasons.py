@@ -7,6 +7,7 @@ from recbole_persona.runner.people import items_to_explain
 from recbole_persona.runner.ranking import is_sequential
 
 NAMED = 3  # items of the history in a sentence
+EVENT = "something without an item"  # a search, a visit
 
 
 def explains_by_history(loaded) -> bool:
@@ -26,7 +27,7 @@ def history_reasons(loaded, people, topk, items, texts) -> list[dict]:
     length = int(pairs[dataset.item_list_length_field][0])
     read = pairs[dataset.item_id_list_field][0, :length].cpu().numpy()
     tokens = dataset.id2token(dataset.iid_field, read)
-    titles = texts.titles_of(tokens)
+    titles = [title if item else EVENT for item, title in zip(read, texts.titles_of(tokens))]
 
     reasons = []
     weights = explanation.weights[:, :length].double().cpu().numpy()
