@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 CASES = {
     "defaults": {},
-    "ids": {"item_fields": ["item_id"], "user_fields": [], "item_bias": False},
+    "ids": {"item_fields": ["item_id"], "user_fields": [], "item_bias": False, "attention_hidden_size": [9, 5]},
     "everything": EVERYTHING | {"user_fields": ["user_id", "group", "height"]},
     "softmax": {"attention_softmax": True, "attention_scale": True, "behaviour_fields": ["rating"]},
     "sigmoid": {"attention_activation": "sigmoid", "mlp_activation": "relu", "attention_scale": True},

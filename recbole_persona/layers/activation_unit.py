@@ -44,9 +44,15 @@ class ActivationUnit(nn.Module):
             row, place: (P,) int64.
         """
         query, own, product = self._weights()
-        q, k = candidates[row], behaviours[place]
-        inputs = torch.cat([q, k, q * k[:, : self.dimension]], dim=1)  # (P, 3 d + e)
-        sums = torch.addmm(self.tower.linears[0].bias, inputs, torch.cat([query, own, product]))
+        bias, q, k = self.tower.linears[0].bias, candidates[row], behaviours[place]
+        if 2 * self.dimension > len(
+            bias
+        ):  # sums are shorter than what they are made of: once a candidate and a behaviour
+            sums = torch.addmm(bias, candidates, query)[row] + (behaviours @ own)[place]
+            sums = sums + (q * k[:, : self.dimension]) @ product  # (P, a)
+        else:
+            inputs = torch.cat([q, k, q * k[:, : self.dimension]], dim=1)  # (P, 3 d + e)
+            sums = torch.addmm(bias, inputs, torch.cat([query, own, product]))
         return self.tower.above(sums)
 
     @torch.no_grad()
