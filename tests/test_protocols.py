@@ -346,6 +346,13 @@ def test_a_history_is_read_once(place, monkeypatch, model, once, eval_args, metr
     assert trainer._once is False and found == pytest.approx(wanted, abs=2e-4)
 
 
+@pytest.mark.parametrize("model", [SequentialPersonas, Personas])
+@pytest.mark.parametrize("mode", ["full", "uni5"])
+def test_a_part_without_rows(place, model, mode):
+    _, _, valid, test, *_ = made(model, place, eval_args={"split": {"LS": "test_only"}, "order": "TO", "mode": mode})
+    assert len(valid._dataset) == len(list(valid)) == 0 and len(list(test)) > 0
+
+
 # --- what is said
 
 

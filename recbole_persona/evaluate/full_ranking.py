@@ -1,8 +1,13 @@
 """Ranking of all items, with what a user has seen among the candidates or not."""
 
+from functools import cached_property
+from logging import getLogger
+
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
+from recbole.utils import ModelType
 
 from recbole_persona.evaluate.protocols import masks_seen
 from recbole_persona.evaluate.seen import before_targets, up_to_phase, windows_of
@@ -20,16 +25,22 @@ class FullSortLoader(FullSortEvalDataLoader):
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
-        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        self.logger = getLogger()
+        self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
+        self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self.masks = masks_seen(config)
         if self.is_sequential:
             self.seen = before_targets(dataset) if self.masks else None
+            self.sample_size = len(dataset)
         else:
+            dataset.sort(by=self.uid_field, ascending=True)
             self._index_users(dataset, sampler)
+        super(FullSortEvalDataLoader, self).__init__(config, dataset, sampler)  # RecBole's own indexes user by user
 
     def _index_users(self, dataset, sampler):
-        """The same for every user of the part: ``targets`` and ``seen``, and RecBole's own arrays made of them."""
-        users, n_items = self.uid_list.numpy(), dataset.item_num
+        """``targets`` and ``seen`` of every user of the part."""
+        n_items = dataset.item_num
+        users = torch.unique(dataset.inter_feat[self.uid_field]).numpy()
 
         def pairs(feat_users, feat_items):
             feat_users, feat_items = feat_users.numpy(), feat_items.numpy()
@@ -40,10 +51,26 @@ class FullSortLoader(FullSortEvalDataLoader):
             return windows_of(*(torch.from_numpy(part) for part in np.divmod(keys, n_items)), len(users))
 
         targets = pairs(dataset.inter_feat[self.uid_field], dataset.inter_feat[self.iid_field])
-        seen = np.setdiff1d(pairs(*up_to_phase(sampler)), targets) if self.masks else np.empty(0, dtype=np.int64)
+        seen = np.setdiff1d(pairs(*up_to_phase(sampler)), targets, True) if self.masks else targets[:0]
         self.targets, self.seen = windows(targets), windows(seen)
-        for user, start, end in zip(users, self.seen.starts, self.seen.ends):
-            self.uid2history_item[user] = self.seen.items[start:end]  # RecBole's case_study reads it
+        self.uid_list, self.sample_size = torch.from_numpy(users), len(users)
+        self.user_df = dataset.join(Interaction({self.uid_field: self.uid_list}))
+
+    @cached_property
+    def uid2positive_item(self) -> np.ndarray:
+        """(n_users,) tensors of targets, None for users who are not in this part."""
+        return self._by_user(self.targets)
+
+    @cached_property
+    def uid2history_item(self) -> np.ndarray:
+        """(n_users,) tensors of what is masked, for RecBole's ``case_study``."""
+        return self._by_user(self.seen)
+
+    def _by_user(self, windows):
+        found = np.full(self._dataset.user_num, None)
+        for user, start, end in zip(self.uid_list.tolist(), windows.starts.tolist(), windows.ends.tolist()):
+            found[user] = windows.items[start:end]
+        return found
 
     def collate_fn(self, index):
         """A batch of some cases: (B,) numbers -> ``(Interaction, (places, items) or None, positive_u, positive_i)``."""

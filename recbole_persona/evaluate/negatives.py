@@ -41,11 +41,12 @@ class SameNegatives(NegSampleEvalDataLoader):
         self.negatives = None
         if self.times == 1:  # labelled rows, as they are
             return
+        self.uid_list = self.uid_list.astype(np.int64)  # of a part without rows it is an array of doubles
         self.counts = torch.from_numpy(self.uid2items_num[self.uid_list])  # rows of every user
         self.starts = self.counts.cumsum(0) - self.counts
 
     def __iter__(self):
-        if self.negatives is None and self.times > 1:  # drawn here, and not once in every worker
+        if self.negatives is None and self.times > 1 and self.sample_size:  # drawn here, and not once in every worker
             self.negatives = self._drawn()
         return super().__iter__()
 
