@@ -110,10 +110,11 @@ def test_named_items(reasons, ampcf):
     assert again[1]["personas"] == reasons[0]["personas"] and again[1]["because"] == reasons[0]["because"]
 
 
-def test_a_new_user(ampcf):
-    history = ["50", "181", "172", "313", "258"]
-    reasons = recbole_persona.explain(ampcf, history=history, topk=4)
-    table = recbole_persona.recommend(ampcf, history=history, topk=4)
+def test_a_new_user(tiny, tmp_path):
+    run_dir, history = run_tiny(tiny, tmp_path), ["i5", "i18", "i17", "i3", "i2"]
+    reasons = recbole_persona.explain(run_dir, history=history, topk=4)
+    table = recbole_persona.recommend(run_dir, history=history, topk=4)
+    assert len(table) == 4
     assert [reason["item"] for reason in reasons] == list(table["item"])
     for reason, score in zip(reasons, table["score"]):
         assert reason["user"] == "new user" and reason["score"] == pytest.approx(score, abs=1e-5)

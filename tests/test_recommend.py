@@ -122,10 +122,11 @@ def test_batches_do_not_matter(ampcf, monkeypatch):
     assert np.allclose(whole[numbers], parts[numbers], atol=1e-5)
 
 
-def test_a_new_user(ampcf):
-    table = recbole_persona.recommend(ampcf, history=[50, 181, 172], topk=20)
-    assert set(table["user"]) == {"new user"} and not set(table["item"]) & {"50", "181", "172"}
-    skipped = recbole_persona.recommend(ampcf, history=["50", "nothing", "181", "172"], topk=20, skip_unknown=True)
+def test_a_new_user(small):
+    run_dir = small["AMPCF"]
+    table = recbole_persona.recommend(run_dir, history=["i5", "i18", "i17"], topk=20)
+    assert set(table["user"]) == {"new user"} and not set(table["item"]) & {"i5", "i18", "i17"} and len(table) == 20
+    skipped = recbole_persona.recommend(run_dir, history=["i5", "nothing", "i18", "i17"], topk=20, skip_unknown=True)
     pd.testing.assert_frame_equal(table, skipped)
 
 
