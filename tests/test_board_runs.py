@@ -10,7 +10,7 @@ from recbole_persona.board.cells import plan
 from recbole_persona.board.leaderboard import check, prepare
 from recbole_persona.board.specification import read_board
 from recbole_persona.cli import main
-from recbole_persona.errors import UserError
+from recbole_persona.errors import Busy, UserError
 from recbole_persona.runner import evaluate_run
 from recbole_persona.runs import RunFolder
 
@@ -289,3 +289,14 @@ def test_a_section_tests_runs_again_by_other_rules(tmp_path):
     before = results(tmp_path)
     ran(file)
     assert results(tmp_path) == before
+
+
+def test_a_search_that_another_process_is_at_is_not_taken_for_failed(tmp_path):
+    tuned = {**BPR, "tune": {"trials": 1, "space": {"learning_rate": [0.1, 0.01]}}}
+    file = written(tmp_path, [tuned])
+    study = tmp_path / "runs/studies/tiny-BPR"
+    study.mkdir(parents=True)
+    with RunFolder(study).lock(), pytest.raises(Busy):
+        ran(file)
+    rows, found = ran(file)
+    assert rows["BPR"]["status"] == "run" and not found["failed"]

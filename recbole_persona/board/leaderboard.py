@@ -13,7 +13,7 @@ from recbole_persona.board.specification import Board, Part, Row, read_board
 from recbole_persona.board.studies import check_search, opened, searched
 from recbole_persona.board.tables import board_rows
 from recbole_persona.board.workers import join, run_open
-from recbole_persona.errors import StorageError, UserError
+from recbole_persona.errors import Busy, StorageError, UserError
 from recbole_persona.runner.reranked import METHODS
 from recbole_persona.runs import read_json
 from recbole_persona.upstream.files import write_text
@@ -82,7 +82,7 @@ def prepare(board: Board, runs: Path, workers: int | None) -> tuple[list[Cell], 
                     continue
                 try:
                     resolved[key], told[key] = searched(board, part, row, runs, workers)
-                except StorageError:
+                except (Busy, StorageError):
                     raise
                 except UserError as error:  # this row's affair: the board goes on without it
                     told[key] = {"failed": str(error)}

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from recbole_persona.config import Config
-from recbole_persona.errors import UserError
+from recbole_persona.errors import Busy, UserError
 from recbole_persona.runner import run
 from recbole_persona.runs import RunFolder, config_hash, plain_config, read_json
 from recbole_persona.search.space_files import read_space
@@ -366,7 +366,7 @@ def _alone(study_dir):
         with FileLock(study_dir / ".lock", timeout=0):
             yield
     except Timeout:
-        raise UserError(f"Another search is at work in {study_dir}; add a worker to it with --join.") from None
+        raise Busy(f"Another search is at work in {study_dir}; add a worker to it with --join.") from None
 
 
 @contextmanager
