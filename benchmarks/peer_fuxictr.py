@@ -18,6 +18,7 @@ from model_zoo.LongCTR.DIN.DIN import DIN
 def model_of(sizes):
     features = FeatureMap("benchmark", ".")
     item = {"source": "item", "type": "categorical", "vocab_size": sizes["n_items"], "padding_idx": 0}
+    item["embedding_dim"] = sizes["embedding_size"]
     features.features["item_id"] = item
     features.labels = ["label"]
     return DIN(
