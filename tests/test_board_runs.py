@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from board_files import BPR, POP, PROTOCOL, ran, results, written
+from tiny import lose
 
 from recbole_persona.board.cells import plan
 from recbole_persona.board.leaderboard import check, prepare
@@ -113,11 +114,6 @@ def test_rerun_runs_every_cell_again(board):
     ran(board, rerun=True)
     after = results(board.parent)
     assert before.keys() == after.keys() and all(after[file] > before[file] for file in before)
-
-
-def lose(folder, *names):
-    for name in names:
-        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
 
 NEEDED = ("config.yaml", "result.json", "per_user.csv.gz")  # for the page; the rest is for going on and for loading

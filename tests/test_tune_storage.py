@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from guesser import SPACE, Guesser, diary, write_data
+from tiny import lose
 from tune_process import check_continued, command, finish, kill_one, start, states, study, wait_for_steps
 
 from recbole_persona import run, tune
@@ -187,8 +188,7 @@ def test_a_killed_trial_whose_folder_is_half_deleted_is_done_anew(killed, tmp_pa
             resume=True,
             tested=False,
         )
-    for name in lost:
-        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    lose(folder, *lost)
     before = len(diary(more["diary"]))
     found = search(tmp_path, more, trials=1, resume=True)
     assert [step for _, _, step in diary(more["diary"])[before:]] == [0, 1, 2]
@@ -210,8 +210,7 @@ def test_a_half_deleted_test_of_the_best_settings_is_done_again(tmp_path):
     folder = tmp_path / "study/best/0-seed-1"
     for lost in ({"config.yaml"}, {"state"}, {"result.json", "model.safetensors"}):
         (tmp_path / "study/study.json").unlink()
-        for name in lost:
-            shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+        lose(folder, *lost)
         assert search(tmp_path, trials=1, seeds=[1], resume=True) == first
 
 

@@ -1,5 +1,6 @@
 """A tiny data set, and what tests of faults need around it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,12 @@ def refused(capsys, *arguments, **settings) -> str:
     printed = capsys.readouterr().err.strip()
     assert printed.startswith("recbole-persona: ") and "\n" not in printed and "Traceback" not in printed
     return printed.removeprefix("recbole-persona: ")
+
+
+def lose(folder, *names):
+    """Delete files and folders of a folder."""
+    for name in names:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
 
 
 def contents(folder):
