@@ -1,5 +1,6 @@
 """Repairs of single models, by the module in which RecBole keeps them."""
 
+import copy
 from logging import getLogger
 from types import ModuleType, SimpleNamespace
 
@@ -194,7 +195,8 @@ def case_study_transforms():
     def mend(case_study):
         @around(case_study, "full_sort_scores")
         def full_sort_scores(upstream, uid_series, model, test_data, device=None):
-            transformed = SimpleNamespace(**vars(test_data) | {"dataset": _Transformed(test_data)})
+            transformed = copy.copy(test_data)
+            transformed._dataset = _Transformed(test_data)
             return upstream(uid_series, model, transformed, device)
 
     when_imported("recbole.utils.case_study", mend)
