@@ -25,10 +25,8 @@ GAPS = 34  # a time gap of t seconds falls into bucket 1 + log2(1 + t), the last
 PART = 2**22  # numbers in the widest layer that predict holds at a time
 CANDIDATES = 256  # items of a tile of full ranking
 HELD = 2**24  # logits of behaviours and items that full ranking holds at a time
-SCORING_TILE = {
-    "cpu": 2**18,
-    "accelerator": 2**26,
-}  # numbers in the widest layer of a tile; on a CPU they stay in the cache
+# Numbers in the widest part of a tile of full ranking; on a CPU they stay in the cache.
+SCORING_TILE = {"cpu": 2**18, "accelerator": 2**26}
 LOW = -1e30  # a logit without weight, also where there is no other
 CHOICES = {
     "variant": ("paper", "recbole"),
@@ -81,7 +79,8 @@ class DIN(SequentialRecommender):
         self.users = FeatureTable(chosen, users, size, pooling) if chosen else None
         self.context_fields, self.behaviour_fields = settings["context_fields"], list(settings["behaviour_fields"])
         self.context = nn.ModuleList(ColumnEmbedding(columns[name], size, pooling) for name in self.context_fields)
-        for name in (*self.context_fields, *(name + self.list_suffix for name in self.behaviour_fields)):
+        of_history = self.behaviour_fields + [self.time_field] * settings["time_gap"]
+        for name in (*self.context_fields, *(name + self.list_suffix for name in of_history)):
             if name not in dataset.inter_feat:
                 raise UserError(f"The interactions have no column {name!r}; name it in load_col.")
         own = [columns[name] for name in self.behaviour_fields] + [Column(GAPS)] * settings["time_gap"]
@@ -211,9 +210,9 @@ class DIN(SequentialRecommender):
         order = length.argsort()  # rows of a tile have histories of about one length
         offsets = self._offsets(self._beside(interaction))  # (B, h)
         n_items = max(1, min(CANDIDATES, HELD // max(1, len(vectors))))
-        n_rows = max(
-            1, SCORING_TILE["cpu" if vectors.device.type == "cpu" else "accelerator"] // (n_items * self.tower.widest)
-        )
+        widest = max(self.tower.widest, interaction[self.ITEM_SEQ].shape[1])
+        tile = SCORING_TILE["cpu" if vectors.device.type == "cpu" else "accelerator"]
+        n_rows = max(1, tile // (n_items * widest))
         scores = vectors.new_empty(len(length), self.n_items)
         for items in torch.arange(self.n_items, device=length.device).split(n_items):
             target = self.items(items)  # (C, d)
@@ -221,9 +220,8 @@ class DIN(SequentialRecommender):
             for rows in order.split(n_rows):
                 steps = torch.arange(int(length[rows[-1]]), device=length.device)
                 inside = steps < length[rows].unsqueeze(1)  # (R, l)
-                places = (
-                    place[torch.where(inside, first[rows].unsqueeze(1) + steps, 0)] if len(place) else inside.long()
-                )
+                pairs = torch.where(inside, first[rows].unsqueeze(1) + steps, 0)
+                places = place[pairs] if len(place) else pairs
                 pooled = self._pooled_tile(vectors, logits, places, inside, length[rows])
                 tile = self._tile_logits(pooled, target, offsets[rows])
                 tile = tile if self.item_bias is None else tile + self.item_bias[items]
