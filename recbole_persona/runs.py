@@ -40,7 +40,13 @@ _NOT_HASHED = _DERIVED | {
     "allow_unknown", "nproc", "world_size", "offset", "ip", "port",
 }  # fmt: skip
 # Settings that came when there were runs already: at the value that changes nothing they leave the hash as it was.
-_CAME_LATER = {"mask_history": None, "exact_time": False}
+_CAME_LATER = {
+    "mask_history": None,
+    "exact_time": False,
+    "event_field": "event_type",
+    "target_events": None,
+    "eval_history": "in order",
+}
 
 
 class RunFolder:

@@ -274,7 +274,8 @@ def in_exact_order(frame, time_field):
 
 def install() -> None:
     """Every sequential data set is made here from now on, RecBole's own models' too."""
-    SequentialDataset = importlib.import_module("recbole.data.dataset").SequentialDataset
+    datasets = importlib.import_module("recbole.data.dataset")
+    Dataset, SequentialDataset = datasets.Dataset, datasets.SequentialDataset
     loaders = importlib.import_module("recbole.data.dataloader.abstract_dataloader")
     loaders.list = lambda rows: rows  # its list(range(n)) holds 40 bytes a row
 
@@ -296,7 +297,7 @@ def install() -> None:
         if getattr(self, "event_feat", None) is not None:
             self.field2source |= {**dict.fromkeys(self.event_feat, FeatureSource.INTERACTION), **known}
 
-    @around(SequentialDataset, "_remap_ID_all")
+    @around(Dataset, "_remap_ID_all")
     def _remap_ID_all(upstream, self):
         if getattr(self, "event_feat", None) is not None:
             self.inter_feat = with_events(self)
