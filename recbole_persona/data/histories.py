@@ -306,7 +306,8 @@ def install() -> None:
 
     @around(SequentialDataset, "build")
     def build(upstream, self):
-        view, (training, *held_out) = self.config["eval_history"], upstream(self)
+        view = self.config["eval_history"] or VIEWS[0]  # RecBole's own Config does not know the key
+        training, *held_out = upstream(self)
         if view not in VIEWS:
             raise UserError(f"eval_history is one of {', '.join(VIEWS)}, not {view!r}.")
         for part in held_out if view != VIEWS[0] else ():

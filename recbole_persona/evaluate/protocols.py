@@ -69,7 +69,7 @@ def describe(config) -> dict:
         "targets": _targets(config),
         "seen_items_masked": modes["test"] == "full" and masks_seen(config),
     }
-    if config["eval_history"] != "in order":
+    if config["eval_history"] not in (None, "in order"):
         described["histories"] = config["eval_history"]
     sampled = next((mode for mode in (modes["test"], modes["valid"]) if mode[:3] in ("uni", "pop")), None)
     if sampled:
