@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from recbole_persona.layers import dice
-from recbole_persona.layers.dice import EPSILON, MOMENTUM, Dice, NormSiLU
+from recbole_persona.layers.dice import EPSILON, MOMENTUM, Dice
+from recbole_persona.layers.tower import RowNorm, Tower
 
 torch.set_num_threads(1)
 
@@ -118,13 +119,23 @@ def test_low_precision_is_computed_in_32_bits():
     low.sum().backward()
 
 
-def test_recboles_dice_is_silu_of_batch_norm():
+def test_a_tower_with_silu_and_normalisation_is_recboles_dice():
     from recbole.model.layers import MLPLayers
 
     torch.manual_seed(0)
-    theirs = MLPLayers([5, 4], activation="Dice", bn=True)
-    ours = NormSiLU(4)
+    theirs, ours = MLPLayers([5, 4, 3], activation="Dice", bn=True), Tower(5, [4, 3], "silu", norm=True)
+    for number in range(2):
+        ours.linears[number].load_state_dict(theirs.mlp_layers[4 * number + 1].state_dict())
     for training in (True, True, False):
         theirs.train(training), ours.train(training)
         inputs = torch.randn(9, 5)
-        torch.testing.assert_close(ours(theirs.mlp_layers[1](inputs)), theirs(inputs))
+        torch.testing.assert_close(ours(inputs), ours.output(theirs(inputs)).squeeze(1))
+
+
+def test_normalisation_of_a_single_row_takes_the_running_averages():
+    norm = RowNorm(4)
+    norm(torch.randn(9, 4))
+    row, before = torch.randn(1, 1, 4), norm.running_mean.clone()
+    trained = norm(row)
+    assert torch.equal(norm.running_mean, before)
+    torch.testing.assert_close(norm.eval()(row), trained)

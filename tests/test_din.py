@@ -23,7 +23,7 @@ CASES = {
     "everything": EVERYTHING | {"user_fields": ["user_id", "group", "height"]},
     "softmax": {"attention_softmax": True, "attention_scale": True, "behaviour_fields": ["rating"]},
     "sigmoid": {"attention_activation": "sigmoid", "mlp_activation": "relu", "attention_scale": True},
-    "prelu": {"attention_activation": "prelu", "mlp_activation": "prelu", "pooling_mode": "sum"},
+    "prelu": {"attention_activation": "prelu", "mlp_activation": "prelu", "mlp_norm": False, "pooling_mode": "sum"},
     "mean": {"pooling": "mean", "pooling_mode": "max", "behaviour_fields": ["device"]},
     "recbole": {"variant": "recbole"},
 }
@@ -73,18 +73,19 @@ def slow_activation(module, s):
     if name == "Dice":
         p = 1 / (1 + torch.exp(-(s - module.running_mean) / torch.sqrt(module.running_var + EPSILON)))
         return p * s + (1 - p) * module.alpha * s
-    if name == "NormSiLU":
-        norm = module.norm
-        z = (s - norm.running_mean) / torch.sqrt(norm.running_var + norm.eps) * norm.weight + norm.bias
-        return z / (1 + torch.exp(-z))
     if name == "PReLU":
         return torch.where(s > 0, s, module.weight * s)
-    return s.clamp(min=0) if name == "ReLU" else 1 / (1 + torch.exp(-s))
+    if name == "ReLU":
+        return s.clamp(min=0)
+    return (s if name == "SiLU" else 1) / (1 + torch.exp(-s))
 
 
 def slow_tower(tower, inputs):
-    for linear, activation in zip(tower.linears, tower.activations):
-        inputs = slow_activation(activation, linear.weight @ inputs + linear.bias)
+    for linear, norm, activation in zip(tower.linears, tower.norms, tower.activations):
+        sums = linear.weight @ inputs + linear.bias
+        if not isinstance(norm, torch.nn.Identity):
+            sums = (sums - norm.running_mean) / torch.sqrt(norm.running_var + norm.eps) * norm.weight + norm.bias
+        inputs = slow_activation(activation, sums)
     return tower.output.weight[0] @ inputs + tower.output.bias[0]
 
 

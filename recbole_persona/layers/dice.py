@@ -1,8 +1,7 @@
-"""Activations whose shape follows the data: Dice, and what RecBole has under that name."""
+"""Dice, the activation whose shape follows the data."""
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 EPSILON = 1e-8  # of the variance, as in the paper
 MOMENTUM = 0.1  # of the running statistics
@@ -110,18 +109,3 @@ class _Dice(torch.autograd.Function):
             for part in _blocks(rows):
                 total[part].add_(offset).addcmul_(rows[part].to(dtype), tilt, value=-1)
         return total.to(rows.dtype), ((straight - bent_along) / 2).to(alpha.dtype), None, None, None
-
-
-class NormSiLU(nn.Module):
-    """SiLU of an affine batch normalisation: what RecBole's "Dice" computes, whose alpha is 0 and has no gradient.
-
-    Args:
-        size: dimensions n of the input (..., n).
-    """
-
-    def __init__(self, size):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(size)
-
-    def forward(self, inputs):
-        return F.silu(self.norm(inputs.flatten(end_dim=-2))).view_as(inputs)

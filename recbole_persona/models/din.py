@@ -36,7 +36,8 @@ CHOICES = {
     "pooling_mode": POOLINGS,
 }
 RECBOLE = {  # what variant: recbole fixes
-    "mlp_activation": "norm-silu",
+    "mlp_activation": "silu",
+    "mlp_norm": True,
     "attention_activation": "sigmoid",
     "attention_softmax": False,
     "attention_scale": True,
@@ -94,7 +95,13 @@ class DIN(SequentialRecommender):
             sizes, activation = settings["attention_hidden_size"], settings["attention_activation"]
             self.unit = ActivationUnit(self.items.dimension, extra, sizes, activation)
         width = 3 * self.items.dimension + extra + beside
-        self.tower = Tower(width, settings["mlp_hidden_size"], settings["mlp_activation"], settings["dropout_prob"])
+        self.tower = Tower(
+            width,
+            settings["mlp_hidden_size"],
+            settings["mlp_activation"],
+            settings["mlp_norm"],
+            settings["dropout_prob"],
+        )
         self.item_bias = nn.Parameter(torch.zeros(self.n_items)) if settings["item_bias"] else None
         self.reg_weight = settings["reg_weight"]
         if self.reg_weight:

@@ -22,7 +22,7 @@ def recbole_weights(state, columns):
     for name, value in state.items():
         layer, _, kind = name.removeprefix(f"dnn_{MLP}.").partition(".")
         if name.startswith(f"dnn_{MLP}."):  # a layer is dropout, linear, normalisation, activation
-            part = ("linears.{}.", "activations.{}.norm.")[int(layer) % 4 - 1].format(int(layer) // 4)
+            part = ("linears.{}.", "norms.{}.")[int(layer) % 4 - 1].format(int(layer) // 4)
             ours[f"tower.{part}{kind}"] = value
     for kind in ("weight", "bias"):
         ours[f"unit.tower.output.{kind}"] = state[f"attention.dense.{kind}"]
