@@ -1,10 +1,12 @@
 import gc
+import signal
 
 import pytest
 
 import recbole_persona
 
 pytest.register_assert_rewrite("conformance")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore Ctrl-C, which tests send
 
 
 @pytest.fixture(autouse=True, scope="module")
