@@ -35,7 +35,7 @@ SETTINGS = {
     "use_gpu": False,
 }
 DICE = {"attention_activation": "sigmoid", "attention_hidden_size": SETTINGS["mlp_hidden_size"]}
-DICE |= {"item_bias": False, "reg_weight": 0.0, "user_fields": []}
+DICE |= {"mlp_norm": False, "item_bias": False, "reg_weight": 0.0, "user_fields": []}
 
 
 def environment(folder):

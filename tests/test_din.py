@@ -20,9 +20,9 @@ torch.set_num_threads(1)
 CASES = {
     "defaults": {},
     "ids": {"item_fields": ["item_id"], "user_fields": [], "item_bias": False, "attention_hidden_size": [9, 5]},
-    "everything": EVERYTHING | {"user_fields": ["user_id", "group", "height"]},
+    "everything": EVERYTHING | {"attention_activation": "dice", "user_fields": ["user_id", "group", "height"]},
     "softmax": {"attention_softmax": True, "attention_scale": True, "behaviour_fields": ["rating"]},
-    "sigmoid": {"attention_activation": "sigmoid", "mlp_activation": "relu", "attention_scale": True},
+    "dice": {"attention_activation": "dice", "mlp_activation": "relu", "attention_scale": True},
     "prelu": {"attention_activation": "prelu", "mlp_activation": "prelu", "mlp_norm": False, "pooling_mode": "sum"},
     "mean": {"pooling": "mean", "pooling_mode": "max", "behaviour_fields": ["device"]},
     "recbole": {"variant": "recbole"},
