@@ -15,6 +15,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_persona.data.grouped_splits import leave_one_out, split_by_ratio
+from recbole_persona.data.mixing import mixed
 from recbole_persona.data.ordering import stable_order
 from recbole_persona.errors import UserError
 from recbole_persona.upstream.repair import around
@@ -78,16 +79,10 @@ class Histories:
         if self.view == "reversed":
             steps = shown - 1 - steps
         elif self.view == "shuffled":
-            numbers = _scattered(end.unsqueeze(1) * self.longest + steps + self.seed * len(self.flat) * self.longest)
+            own = end.unsqueeze(1) * self.longest + steps + self.seed * len(self.flat) * self.longest
+            numbers = torch.from_numpy(mixed(own.numpy().view(np.uint64)).view(np.int64))
             steps = numbers.masked_fill(~inside, torch.iinfo(torch.int64).max).argsort(dim=1)
         return inside, torch.where(inside, start + steps, 0)
-
-
-def _scattered(numbers):
-    """The numbers in no order that anyone would know: the mixer of SplitMix64 (Steele et al. 2014), which is one-to-one."""
-    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
-        numbers = (numbers ^ ((numbers >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return numbers ^ ((numbers >> 31) & ((1 << 33) - 1))
 
 
 class HistoryRows(Interaction):

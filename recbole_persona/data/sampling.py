@@ -91,7 +91,21 @@ class NegativeSampler:
         return torch.from_numpy(item)
 
 
-class SampledTrainLoader(TrainDataLoader):
+class OrderedTrainLoader(TrainDataLoader):
+    """RecBole's training loader, whose ``collate_fn`` is handed the numbers of a batch as a tensor (B,)."""
+
+    def __iter__(self):
+        if isinstance(self.sampler, DistributedSampler):
+            order = torch.tensor(list(self.sampler))
+        elif self.shuffle:
+            order = torch.randperm(self.sample_size, generator=self.generator)
+        else:
+            order = torch.arange(self.sample_size)
+        for index in order.split(self.step):
+            yield self.collate_fn(index)
+
+
+class SampledTrainLoader(OrderedTrainLoader):
     """RecBole's training loader, with its settings, for a model that reads (user, item) and negatives as a matrix.
 
     A batch holds ``user_id`` (B,), ``item_id`` (B,) and ``neg_item_id`` (B, N), N being ``sample_num`` of
@@ -142,16 +156,6 @@ class SampledTrainLoader(TrainDataLoader):
             self.starts = self.counts.cumsum(0) - self.counts
             self.sample_size = len(self.active)
             self.step = max(1, round(self.step * len(self.active) / len(self.users)))
-
-    def __iter__(self):
-        if isinstance(self.sampler, DistributedSampler):
-            order = torch.tensor(list(self.sampler))
-        elif self.shuffle:
-            order = torch.randperm(self.sample_size, generator=self.generator)
-        else:
-            order = torch.arange(self.sample_size)
-        for index in order.split(self.step):
-            yield self.collate_fn(index)
 
     def collate_fn(self, index):
         """The batch of some interactions (of some users, if no negatives are drawn): (B,) int64 -> Interaction."""

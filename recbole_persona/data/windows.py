@@ -2,11 +2,10 @@
 
 import numpy as np
 import torch
-from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
-from torch.utils.data.distributed import DistributedSampler
 
 from recbole_persona.data.histories import END, HistoryRows
+from recbole_persona.data.sampling import OrderedTrainLoader
 from recbole_persona.errors import UserError
 
 
@@ -33,7 +32,7 @@ def cut(inputs, longest, stride):
     return sequence, start, end, np.where(oldest, end - start, np.minimum(stride, end - start))
 
 
-class WindowTrainLoader(TrainDataLoader):
+class WindowTrainLoader(OrderedTrainLoader):
     """RecBole's training loader for a model that predicts at every position of a sequence.
 
     A batch holds ``user_id`` (B,), the inputs as ``<field>_list`` (B, T), oldest first and padded with zeros to the longest
@@ -85,16 +84,6 @@ class WindowTrainLoader(TrainDataLoader):
         super()._init_batch_size_and_step()
         self.sample_size = len(self.users)
         self.step = max(1, round(self.step * len(self.users) / self.n_targets))
-
-    def __iter__(self):
-        if isinstance(self.sampler, DistributedSampler):
-            order = torch.tensor(list(self.sampler))
-        elif self.shuffle:
-            order = torch.randperm(self.sample_size, generator=self.generator)
-        else:
-            order = torch.arange(self.sample_size)
-        for index in order.split(self.step):
-            yield self.collate_fn(index)
 
     def collate_fn(self, index):
         """The batch of some windows: (B,) int64 -> Interaction."""

@@ -8,6 +8,7 @@ import torch
 from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_persona.data.mixing import mixed
 from recbole_persona.data.sampling import NegativeSampler
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.protocols import excluded
@@ -127,11 +128,3 @@ def chances(key, users, items, number):
         state = mixed(mixed(key + users.astype(np.uint64) * _GOLDEN) + items.astype(np.uint64) * _GOLDEN)
         steps = np.arange(1, number + 1, dtype=np.uint64) * _GOLDEN
         return (mixed(state[:, None] + steps) >> np.uint64(11)) * 2.0**-53
-
-
-def mixed(state):
-    """The bits of uint64 numbers stirred, one to one (SplitMix64's finaliser)."""
-    with np.errstate(over="ignore"):
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return state ^ (state >> np.uint64(31))
