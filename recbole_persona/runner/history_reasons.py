@@ -19,7 +19,7 @@ def explains_by_history(loaded) -> bool:
 def history_reasons(loaded, people, topk, items, texts) -> list[dict]:
     """The reasons for the first of the people; fields: :func:`recbole_persona.runner.inference.explain`."""
     dataset, first = loaded.dataset, np.zeros(1, dtype=np.int64)
-    chosen, ranks, scores = items_to_explain(loaded, people, topk, items)
+    chosen, heads = items_to_explain(loaded, people, topk, items, texts)
     if not len(chosen):
         return []
     pairs = people.pairs(np.repeat(first, len(chosen)), chosen)
@@ -31,8 +31,7 @@ def history_reasons(loaded, people, topk, items, texts) -> list[dict]:
 
     reasons = []
     weights = explanation.weights[:, :length].double().cpu().numpy()
-    names = dataset.id2token(dataset.iid_field, chosen.cpu().numpy())
-    for token, item, rank, weight in zip(names, chosen.tolist(), ranks.tolist(), weights):
+    for head, weight in zip(heads, weights):
         history = [
             {"item": str(past), "title": title, "weight": float(value)}
             for past, title, value in zip(tokens, titles, weight)
@@ -40,11 +39,7 @@ def history_reasons(loaded, people, topk, items, texts) -> list[dict]:
         order = np.argsort(-weight, kind="stable")[:NAMED]
         reasons.append(
             {
-                "user": str(people.labels[0]),
-                "rank": rank,
-                "item": str(token),
-                "title": texts.titles.get(token, ""),
-                "score": scores[item].item(),
+                **head,
                 "verb": texts.verb,
                 "because": [history[place] for place in order if weight[place] > 0],
                 "history": history,

@@ -171,7 +171,7 @@ def _load_with_reasons(run_dir, config_dict):
 def _explained(loaded, people, topk, items, texts) -> list[dict]:
     """The reasons of :func:`explain` for the first of the people."""
     dataset, first = loaded.dataset, np.zeros(1, dtype=np.int64)
-    chosen, ranks, scores = items_to_explain(loaded, people, topk, items)
+    chosen, heads = items_to_explain(loaded, people, topk, items, texts)
     weights = people.explain(np.repeat(first, len(chosen)), chosen).weights  # (N, K)
 
     history = people.history()
@@ -182,20 +182,11 @@ def _explained(loaded, people, topk, items, texts) -> list[dict]:
     items_of = history_parts(shares).sum(axis=0)
 
     reasons = []
-    for token, item, rank, weight in zip(
-        dataset.id2token(dataset.iid_field, chosen.cpu().numpy()),
-        chosen.tolist(),
-        ranks.tolist(),
-        weights.double().cpu().numpy(),
-    ):
+    for head, weight in zip(heads, weights.double().cpu().numpy()):
         persona = int(weight.argmax())
         reasons.append(
             {
-                "user": str(people.labels[0]),
-                "rank": rank,
-                "item": str(token),
-                "title": texts.titles.get(token, ""),
-                "score": scores[item].item(),
+                **head,
                 "persona": persona,
                 "name": names[persona],
                 "share": float(weight[persona]),

@@ -79,14 +79,15 @@ def internal_ids(dataset, field, tokens, what, skip_unknown=False) -> np.ndarray
     return ids
 
 
-def items_to_explain(loaded, people, topk, items=None):
+def items_to_explain(loaded, people, topk, items, texts):
     """The best unseen items of the first of the people, or those named.
 
     Args:
         items: external ids, or None.
+        texts: titles of the items.
 
     Returns:
-        internal ids (N,), their ranks (N,) among the unseen items, and the scores (I,) of all items.
+        internal ids (N,), and for each ``{user, rank, item, title, score}``, the rank being that among the unseen items.
     """
     first = np.zeros(1, dtype=np.int64)
     scores = people.scores(first)[0]  # (I,)
@@ -98,7 +99,18 @@ def items_to_explain(loaded, people, topk, items=None):
     else:
         chosen = torch.as_tensor(internal_ids(loaded.dataset, loaded.dataset.iid_field, items, "item"))
         chosen = chosen.to(scores.device)
-    return chosen, 1 + (unseen > scores[chosen].unsqueeze(1)).sum(dim=1), scores
+    ranks = 1 + (unseen > scores[chosen].unsqueeze(1)).sum(dim=1)
+    tokens = loaded.dataset.id2token(loaded.dataset.iid_field, chosen.cpu().numpy())
+    return chosen, [
+        {
+            "user": str(people.labels[0]),
+            "rank": rank,
+            "item": str(token),
+            "title": texts.titles.get(token, ""),
+            "score": score,
+        }
+        for token, rank, score in zip(tokens, ranks.tolist(), scores[chosen].tolist())
+    ]
 
 
 def history_pairs(loaded, rows, items) -> Interaction:
