@@ -213,6 +213,18 @@ register_model(
     "recbole_persona.models.din:DIN",
     paper="Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018",
 )
+register_model(
+    "POD",
+    "recbole_persona.models.pod:POD",
+    paper="Li et al., Prompt Distillation for Efficient LLM-based Recommendation, CIKM 2023",
+    train_loader="recbole_persona.data.task_batches:TaskTrainLoader",
+)
+register_model(
+    "PeaPOD",
+    "recbole_persona.models.peapod:PeaPOD",
+    paper="Ramos et al., PeaPOD: Personalized Prompt Distillation for Generative Recommendation, 2024",
+    train_loader="recbole_persona.data.task_batches:TaskTrainLoader",
+)
 
 for _name, _needs, _smaller in (
     ("TDD", ("rec.list", "data.tastes"), True),

@@ -1,0 +1,1 @@
+"""Language models: backbones, tasks and templates, item codes, decoding along a trie."""

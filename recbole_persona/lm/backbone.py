@@ -1,0 +1,177 @@
+"""The language model behind a recommender, with its tokenizer: by id or path, or built from scratch.
+
+Everything that a recommender puts in front of text enters as vectors (``inputs_embeds``): no vocabulary grows, no class of
+transformers is derived from.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GPT2Config,
+    T5Config,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+)
+
+from recbole_persona.errors import UserError
+from recbole_persona.lm.tokenizers import trained_tokenizer
+
+SIZES = {"tiny": (64, 2, 2), "small": (128, 2, 4), "base": (256, 4, 8)}  # dimensions, layers, heads
+ADAPTATIONS = ("full", "lora", "frozen")
+IGNORED = -100  # label of a position that is no target
+
+
+class Backbone(nn.Module):
+    """A sequence-to-sequence or causal model of transformers that reads vectors.
+
+    Config keys: ``backbone``, ``vocabulary_size``, ``adapt``, ``lora`` (arguments of peft's ``LoraConfig``), ``dtype``,
+    ``attn_implementation``, ``gradient_checkpointing``, ``trust_remote_code``, ``backbone_dropout``.
+
+    Args:
+        config: RecBole's.
+        texts: iterable of str that a tokenizer from scratch is trained on.
+        words: symbols that are one token each in a tokenizer from scratch.
+
+    Attributes:
+        llm: the model. tokenizer: its tokenizer. is_seq2seq: whether it has an encoder.
+
+    Raises:
+        UserError: a model that is neither cached nor a folder, or of a kind that cannot be used; a tokenizer without an
+            end; a value outside of what docs/language_models.md lists.
+    """
+
+    def __init__(self, config, texts=(), words=()):
+        super().__init__()
+        _check(config)
+        name = config["backbone"]
+        if name.startswith("scratch:"):
+            self.tokenizer = trained_tokenizer(texts, words, config["vocabulary_size"])
+            self.llm = _from_scratch(name, len(self.tokenizer), config)
+        else:
+            self.tokenizer, self.llm = _pretrained(name, config)
+        self.is_seq2seq = self.llm.config.is_encoder_decoder
+        self.eos, self.pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        if self.eos is None:
+            raise UserError(f"The tokenizer of {name} has no token for the end of a text (eos_token).")
+        self.pad = self.eos if self.pad is None else self.pad
+        if config["gradient_checkpointing"]:
+            self.llm.gradient_checkpointing_enable({"use_reentrant": False})
+        if config["adapt"] == "frozen":
+            self.llm.requires_grad_(False)
+        if config["adapt"] == "lora":
+            self.llm = _with_lora(self.llm, config["lora"])
+
+    @property
+    def dimension(self):
+        return self.llm.get_input_embeddings().embedding_dim
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the model was made for; None where any number will do."""
+        limit = getattr(self.llm.config, "n_positions", None) or getattr(self.llm.config, "max_position_embeddings", None)
+        return limit if self.llm.config.model_type not in ("t5", "mt5", "umt5") else None
+
+    def tokens(self, text) -> list[int]:
+        """Token ids of a text as it stands inside another: nothing is added to it."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def embed(self, ids):
+        """Vectors (..., d) of token ids (...)."""
+        return self.llm.get_input_embeddings()(ids)
+
+    def token_norm(self) -> float:
+        """Mean length of the vectors of tokens: what is put among them should be about as long."""
+        with torch.no_grad():
+            return self.llm.get_input_embeddings().weight.float().norm(dim=1).mean().item()
+
+    def logits(self, vectors, mask, labels=None):
+        """(B, T, V): of a sequence-to-sequence model for the labels (B, T), of a causal one for what follows each input.
+
+        Args:
+            vectors: (B, L, d). mask: (B, L), where there is input.
+        """
+        if self.is_seq2seq:
+            return self.llm(inputs_embeds=vectors, attention_mask=mask, labels=labels).logits
+        positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+        return self.llm(inputs_embeds=vectors, attention_mask=mask, position_ids=positions, use_cache=False).logits
+
+
+def token_loss(logits, labels, reduction="mean"):
+    """Cross-entropy of logits (B, T, V) on labels (B, T), ``IGNORED`` left out."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction=reduction)
+
+
+def _from_scratch(name, vocabulary, config):
+    found = re.fullmatch(r"scratch:(?:(t5|gpt2)-)?(\w+)", name)
+    if not found or found[2] not in SIZES:
+        raise UserError(f"A backbone from scratch is scratch:[t5-|gpt2-]{{{', '.join(SIZES)}}}, not {name!r}.")
+    size, layers, heads = SIZES[found[2]]
+    dropout = config["backbone_dropout"]
+    if found[1] == "gpt2":
+        made = GPT2Config(
+            vocab_size=vocabulary, n_embd=size, n_layer=layers, n_head=heads, n_positions=1024, resid_pdrop=dropout,
+            embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+        )  # fmt: skip
+        return AutoModelForCausalLM.from_config(made, attn_implementation=config["attn_implementation"] or "sdpa")
+    made = T5Config(
+        vocab_size=vocabulary, d_model=size, d_kv=size // heads, d_ff=4 * size, num_layers=layers, num_heads=heads,
+        dropout_rate=dropout, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    return AutoModelForSeq2SeqLM.from_config(made)
+
+
+def _pretrained(name, config):
+    trusted = {"trust_remote_code": bool(config["trust_remote_code"])}
+    try:
+        made = AutoConfig.from_pretrained(name, **trusted)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise UserError(f"{name} runs code of its own; set trust_remote_code: True if you trust its authors.") from None
+        raise UserError(
+            f"There is no model {name!r}: it is neither a folder nor in the cache ({_cache()}); give a folder that holds "
+            "config.json and the weights, or fetch it first with `hf download`, or use scratch:small."
+        ) from None
+    kinds = ((MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM), (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM))
+    kind = next((auto for mapping, auto in kinds if type(made) in mapping), None)
+    if kind is None:
+        raise UserError(f"{name} is a {made.model_type} model, which writes no text; a backbone is a T5, a Llama or alike.")
+    options = {"dtype": config["dtype"] or "auto", **trusted}
+    if config["attn_implementation"]:
+        options["attn_implementation"] = config["attn_implementation"]
+    model = kind.from_pretrained(name, **options)
+    model.config.tie_word_embeddings = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    return AutoTokenizer.from_pretrained(name, **trusted), model
+
+
+def _cache():
+    return os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+
+
+def _with_lora(llm, settings):
+    from peft import LoraConfig, get_peft_model
+
+    try:
+        return get_peft_model(llm, LoraConfig(**(settings or {"r": 8})))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"lora holds arguments of peft's LoraConfig: {error}") from None
+
+
+def _check(config):
+    """UserError for values that mean nothing."""
+    if config["adapt"] not in ADAPTATIONS:
+        raise UserError(f"adapt is one of {', '.join(ADAPTATIONS)}, not {config['adapt']!r}.")
+    if config["adapt"] != "full" and config["backbone"].startswith("scratch:"):
+        raise UserError(f"A backbone from scratch has learned nothing yet: adapt: full, not {config['adapt']}.")
+    if not 0 <= config["backbone_dropout"] < 1:
+        raise UserError(f"backbone_dropout is a share from 0, below 1, not {config['backbone_dropout']!r}.")

@@ -1,0 +1,147 @@
+"""What an item is called in a language model's text: a short sequence of symbols, one of its own for every item.
+
+Codes are made of the training part alone, but for ``p5_leaky``. Hua et al., How to Index Item IDs for Recommendation
+Foundation Models, SIGIR-AP 2023 (random, sequential, collaborative); Rajput et al., Recommender Systems with Generative
+Retrieval (TIGER), NeurIPS 2023 (semantic).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.linalg import svds
+from sklearn.cluster import KMeans, SpectralClustering
+
+from recbole_persona.errors import UserError
+
+BASE = 256  # symbols of one place of a code
+LEAVES = 64  # items at most that a spectral cluster still divides no further
+BRANCHES = 8  # parts that a larger one is divided into
+SVD_SIZE = 64  # dimensions of the vectors of which semantic codes are made
+LEVELS = 3  # of a semantic code, besides the place that tells apart items of one cluster
+
+
+class ItemCodes(NamedTuple):
+    """Codes of all items.
+
+    Attributes:
+        symbols: (n_items, L) int64, which symbol stands at each place; -1 behind the end of a short code, and for the
+            padding item.
+        words: what each symbol is called; a symbol belongs to one place.
+    """
+
+    symbols: np.ndarray
+    words: list[str]
+
+    @property
+    def fixed_length(self) -> bool:
+        return bool((self.symbols[1:] >= 0).all())
+
+
+def random_codes(n_items, seed) -> ItemCodes:
+    """Numbers in a random order."""
+    return _numbered(np.random.default_rng(seed).permutation(n_items - 1), n_items)
+
+
+def sequential_codes(items, n_items) -> ItemCodes:
+    """Numbers in the order of the first appearance in ``items`` (N,), those of one user behind one another; then the others."""
+    first = np.full(n_items, len(items))
+    np.minimum.at(first, items, np.arange(len(items)))
+    order = first[1:].argsort(kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return _numbered(rank, n_items)
+
+
+def collaborative_codes(met, seed) -> ItemCodes:
+    """Paths in a tree of spectral clusters of the graph of items that the same users chose.
+
+    Args:
+        met: (n_users, n_items) sparse array of the training interactions.
+    """
+    graph = (met.T @ met).tocsr().astype(float)
+    graph.setdiag(0)
+    n_items = met.shape[1]
+    paths, waiting = [[] for _ in range(n_items)], [np.arange(1, n_items)]
+    while waiting:
+        items = waiting.pop()
+        if len(items) <= LEAVES:
+            for place, item in enumerate(items):
+                paths[item].append(place)
+            continue
+        part = _parts(graph[items][:, items], min(BRANCHES, len(items)), seed)
+        for branch in np.unique(part):
+            for item in items[part == branch]:
+                paths[item].append(branch)
+            waiting.append(items[part == branch])
+    return _tree(paths)
+
+
+def _parts(graph, n_parts, seed):
+    """(n,) part of each node; nodes without an edge, and graphs that do not divide, are dealt out evenly."""
+    found = np.arange(graph.shape[0]) % n_parts
+    linked = np.flatnonzero(np.asarray(graph.sum(axis=0)).ravel() > 0)
+    if len(linked) > n_parts:
+        spectral = SpectralClustering(n_parts, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
+        found[linked] = spectral.fit_predict(graph[linked][:, linked] + sp.eye_array(len(linked)) * 1e-6)
+    largest = np.bincount(found).max()
+    return found if largest < len(found) else np.arange(len(found)) % n_parts
+
+
+def semantic_codes(vectors, seed, levels=LEVELS, base=BASE) -> ItemCodes:
+    """Residual k-means of ``vectors`` (n_items, d): every level divides what the levels before leave over.
+
+    A last place tells apart the items that share all levels.
+    """
+    residual = vectors[1:] / np.maximum(np.linalg.norm(vectors[1:], axis=1, keepdims=True), 1e-12)
+    found = []
+    for level in range(levels):
+        clusters = KMeans(min(base, len(residual)), n_init=1, random_state=seed + level).fit(residual)
+        found.append(clusters.labels_)
+        residual = residual - clusters.cluster_centers_[clusters.labels_]
+    codes = np.stack(found, axis=1).astype(np.int64)  # (n_items - 1, levels)
+    _, group = np.unique(codes, axis=0, return_inverse=True)
+    order = group.ravel().argsort(kind="stable")
+    sorted_group = group.ravel()[order]
+    first = np.searchsorted(sorted_group, sorted_group)
+    among = np.empty(len(order), dtype=np.int64)
+    among[order] = np.arange(len(order)) - first
+    return _named(np.column_stack([codes, among]))
+
+
+def collaborative_vectors(met, seed, size=SVD_SIZE) -> np.ndarray:
+    """(n_items, d): right singular vectors, times their values, of the users' rows (n_users, n_items), each of length one."""
+    lengths = np.sqrt(met.power(2).sum(axis=1))
+    rows = sp.diags_array(1 / np.maximum(lengths, 1e-12)) @ met
+    size = min(size, min(rows.shape) - 1)
+    _, values, vectors = svds(rows.astype(float), size, rng=np.random.default_rng(seed))
+    return vectors.T * values
+
+
+def _numbered(numbers, n_items) -> ItemCodes:
+    """Codes of items 1 to n_items - 1 with numbers (n_items - 1,): their digits to a base, all of one length."""
+    length = 1
+    while BASE**length < n_items:
+        length += 1
+    places = BASE ** np.arange(length - 1, -1, -1)
+    return _named(numbers[:, None] // places % BASE)
+
+
+def _tree(paths) -> ItemCodes:
+    length = max(map(len, paths))
+    codes = np.full((len(paths) - 1, length), -1)
+    for row, path in zip(codes, paths[1:]):
+        row[: len(path)] = path
+    return _named(codes)
+
+
+def _named(codes) -> ItemCodes:
+    """Symbols of their own for each place of codes (n_items - 1, L), and for the padding item none."""
+    used = codes.max(axis=0) + 1
+    starts = np.append(0, used.cumsum())
+    symbols = np.full((len(codes) + 1, codes.shape[1]), -1)
+    symbols[1:] = np.where(codes >= 0, codes + starts[:-1], -1)
+    words = [f"<{chr(97 + place)}_{number}>" for place, count in enumerate(used) for number in range(count)]
+    if len(np.unique(symbols, axis=0)) < len(symbols):
+        raise UserError("Two items have the same code.")
+    return ItemCodes(symbols, words)

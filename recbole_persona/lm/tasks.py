@@ -1,0 +1,124 @@
+"""Tasks as data: what a language model is asked, and what it should answer.
+
+A template is text with names in braces: ``{user}``, ``{item}`` (the target item of the row), ``{history}``,
+``{candidates}``, and columns of the item or user: ``{item.title}``, ``{user.age}``. P5 (Geng et al., RecSys 2022) and POD (Li et al.,
+CIKM 2023) ask so; their whole-word ids number what is mentioned.
+"""
+
+import re
+from typing import NamedTuple
+
+import torch
+
+from recbole_persona.errors import UserError
+from recbole_persona.lm.ragged import Ragged, concatenated
+
+NAMES = ("user", "item", "history", "candidates")
+
+
+class Task(NamedTuple):
+    """One thing that a model is taught.
+
+    Attributes:
+        templates: of the prompt; each training row gets one by chance, held-out rows the last.
+        target: ``item`` (its code) or ``text`` (the sentence of the row).
+    """
+
+    templates: tuple[str, ...]
+    target: str
+
+
+TASKS = {
+    "sequential": Task(("{history}",), "item"),
+    "topn": Task(("choose for {history} from {candidates}", "{history} from {candidates}"), "item"),
+    "explanation": Task(("explain {user} {item}", "{user} {item}"), "text"),
+}
+
+
+class Prompts(NamedTuple):
+    """Prompts of ``B`` rows.
+
+    Attributes:
+        tokens: ids.
+        words: for each token, the number of the user or item in its row that it belongs to, from 1; 0 for other text.
+    """
+
+    tokens: Ragged
+    words: Ragged
+
+
+class Writer:
+    """Fills templates with rows of a batch, from pieces that were tokenised once.
+
+    Args:
+        templates: str.
+        tokens: function text -> token ids.
+        pieces: name -> :class:`Ragged`: ``item`` and ``user``, by id, and each column that a template names
+            (``item.title``), by id.
+
+    Raises:
+        UserError: a template that names what there is not.
+    """
+
+    def __init__(self, templates, tokens, pieces):
+        self.pieces = pieces
+        self.parts = [[(kind, _literal(tokens, value)) for kind, value in parse(one)] for one in templates]
+
+    def write(self, template, rows) -> Prompts:
+        """The prompts of one template (its number) for ``rows``: a dict of columns ``user`` (B,), ``item`` (B,), ``history``
+        (B, T) with ``length`` (B,), ``candidates`` (B, C), as far as the template names them."""
+        tokens, words, mentioned = [], [], 0
+        for kind, literal in self.parts[template]:
+            if kind == "text":
+                size = len(next(iter(rows.values())))
+                part = literal.take(torch.zeros(size, dtype=torch.int64))
+                number, count = torch.zeros_like(part.values), 0
+            else:
+                part, number, count = self._mention(kind, rows)
+            offset = torch.as_tensor(mentioned).expand(len(part.lengths)).repeat_interleave(part.lengths)
+            tokens.append(part)
+            words.append(Ragged(torch.where(number > 0, number + offset, 0), part.offsets))
+            mentioned = mentioned + count
+        return Prompts(concatenated(tokens), concatenated(words))
+
+    def _mention(self, kind, rows):
+        """Tokens of what a name stands for, the number of each token's mention in its row, and how many there are (B,)."""
+        source = kind.partition(".")[0]
+        if source == "history":
+            inside = torch.arange(rows["history"].shape[1]) < rows["length"].unsqueeze(1)
+            ids, counts = rows["history"][inside], rows["length"]
+        elif source == "candidates":
+            ids, counts = rows["candidates"].flatten(), torch.full((len(rows["candidates"]),), rows["candidates"].shape[1])
+        else:
+            ids, counts = rows[source], torch.ones_like(rows[source])
+        named = self.pieces[kind if "." in kind or source == "user" else "item"].take(ids)
+        starts = counts.cumsum(0) - counts
+        number = torch.arange(1, len(ids) + 1) - starts.repeat_interleave(counts)
+        number = number.repeat_interleave(named.lengths)
+        if "." in kind:
+            return named.joined(counts), torch.zeros_like(number), 0
+        return named.joined(counts), number, counts
+
+
+def parse(template) -> list[tuple[str, str]]:
+    """``("text", literal)`` and ``(name, "")``, in their order.
+
+    Raises:
+        UserError: a name that means nothing.
+    """
+    parts = []
+    for literal, name in re.findall(r"([^{}]*)(?:\{([^{}]*)\})?", template):
+        if literal.strip():
+            parts.append(("text", literal.strip()))
+        if name:
+            if name not in NAMES and name.partition(".")[0] not in ("item", "user"):
+                raise UserError(
+                    f"The template {template!r} names {{{name}}}; a template knows {{user}}, {{item}}, {{history}}, "
+                    "{candidates}, and columns such as {item.title} or {user.age}."
+                )
+            parts.append((name, ""))
+    return parts
+
+
+def _literal(tokens, text):
+    return Ragged.of([tokens(text)])

@@ -1,0 +1,233 @@
+"""What all recommenders with a language model have in common; a subclass says only what the context of a user is.
+
+A row becomes [context; prompt], vectors that the backbone reads, and an answer that it should write: the code of an item,
+or a sentence. Nothing is added to a vocabulary. Settings, formulas and cost: docs/language_models.md.
+
+Shapes: B rows, P vectors of context, L tokens, d dimensions of the backbone's tokens, I items (padding included).
+"""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import nn
+
+from recbole_persona.data.histories import END
+from recbole_persona.data.task_batches import CANDIDATES, TASK
+from recbole_persona.errors import UserError
+from recbole_persona.lm.backbone import IGNORED, Backbone, token_loss
+from recbole_persona.lm.item_codes import (
+    collaborative_codes,
+    collaborative_vectors,
+    random_codes,
+    semantic_codes,
+    sequential_codes,
+)
+from recbole_persona.lm.ragged import Ragged, concatenated
+from recbole_persona.lm.tasks import TASKS, Writer, parse
+
+CODES = ("random", "sequential", "collaborative", "semantic")
+WORDS = 512  # whole-word ids
+
+
+class LanguageRecommender(SequentialRecommender):
+    """A language model that recommends and explains.
+
+    Config keys: those of :class:`Backbone`, ``tasks``, ``templates``, ``item_codes``, ``every_prefix``, ``whole_words``,
+    ``explanation_field``, ``longest_answer``.
+
+    Raises:
+        UserError: a value outside of what docs/language_models.md lists, a task without its column.
+    """
+
+    input_type = InputType.POINTWISE  # RecBole adds no negatives
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.tasks = list(config["tasks"])
+        _check(config, self.tasks)
+        self.every_prefix = config["every_prefix"]
+        codes = item_codes(config, dataset)
+        asked = config["templates"] or {}
+        self.templates = {task: tuple(asked.get(task, TASKS[task].templates)) for task in self.tasks}
+        self.text_field = config["explanation_field"]
+        texts = self._training_texts(dataset)
+        written = [text for templates in self.templates.values() for text in templates]
+        self.backbone = Backbone(config, [*texts, *(part for one in written for part in _literals(one))], codes.words)
+        self.is_causal = not self.backbone.is_seq2seq
+        self._tokenise(config, dataset, codes, texts)
+        if self.every_prefix and not (self.is_causal and codes.fixed_length):
+            raise UserError("every_prefix needs a causal backbone, such as scratch:gpt2-small, and codes of one length.")
+        size = self.backbone.dimension
+        self.word_embedding = nn.Embedding(WORDS, size, padding_idx=0) if config["whole_words"] else None
+        if self.word_embedding is not None:
+            nn.init.normal_(self.word_embedding.weight, std=self.backbone.token_norm() / size**0.5)
+            self.word_embedding.weight.data[0] = 0
+        self.longest_answer = config["longest_answer"]
+
+    def _training_texts(self, dataset):
+        """The sentences of the training part, by their places in the store; none where no task writes."""
+        if "explanation" not in self.tasks or self.text_field not in dataset.inter_feat:
+            return []
+        return dataset.texts[self.text_field][dataset.inter_feat[self.text_field].unique()]
+
+    def _tokenise(self, config, dataset, codes, texts):
+        """Items, users, and whatever else a template names, as tokens."""
+        tokenizer = self.backbone.tokenizer
+        names = np.array(codes.words)
+        items = ["" if row[0] < 0 else " ".join(names[row[row >= 0]]) for row in codes.symbols]
+        users = [f"user {user}" for user in range(self.n_users)] if self._named("user") else []
+        self.pieces = {"item": _tokenised(tokenizer, items), "user": _tokenised(tokenizer, users)}
+        end = [] if codes.fixed_length else [self.backbone.eos]
+        ends = Ragged.of([end] * self.n_items)
+        self.answers = concatenated([self.pieces["item"], ends])  # the code of every item, as an answer
+        self.writers = {
+            task: Writer(templates, self.backbone.tokens, self.pieces) for task, templates in self.templates.items()
+        }
+
+    def _named(self, name):
+        return any(name == kind for one in self.templates.values() for text in one for kind, _ in parse(text))
+
+    # The context
+
+    def context(self, interaction, task):
+        """(B, P, d), what stands in front of the prompt of each row."""
+        raise TypeError(f"{type(self).__name__} says nothing about the user")
+
+    # The loss
+
+    def calculate_loss(self, interaction):
+        """Mean cross-entropy of the answers' tokens; the batch is of one task (recbole_persona.data.task_batches)."""
+        task = self.tasks[int(interaction[TASK][0])]
+        if task == "sequential" and self.every_prefix:
+            return self._prefix_loss(interaction)
+        template = int(torch.randint(len(self.templates[task]), ()))
+        prompt, answer = self._prompt(interaction, task, template), self._answers(interaction, task)
+        if self.is_causal:
+            whole, labels = concatenated([prompt.tokens, answer]), concatenated([_filled(prompt.tokens, IGNORED), answer])
+            return self._causal_loss(interaction, task, whole, concatenated([prompt.words, _filled(answer, 0)]), labels)
+        vectors, mask = self._vectors(interaction, task, prompt.tokens, prompt.words)
+        labels, _ = answer.padded(fill=IGNORED)
+        labels = labels.to(vectors.device)
+        return token_loss(self.backbone.logits(vectors, mask, labels), labels)
+
+    def _prefix_loss(self, interaction):
+        """Every item of a window, asked for after all that stand in front of it, in one pass."""
+        rows = {name: interaction[name].cpu() for name in (self.ITEM_SEQ, f"next_{self.ITEM_SEQ}", self.ITEM_SEQ_LEN)}
+        length, following = rows[self.ITEM_SEQ_LEN], rows[f"next_{self.ITEM_SEQ}"]
+        inside = torch.arange(following.shape[1]) < length.unsqueeze(1)
+        items = torch.cat([rows[self.ITEM_SEQ][:, :1], following], dim=1)  # (B, T + 1); 0: no target
+        shown = torch.cat([rows[self.ITEM_SEQ], torch.zeros_like(length).unsqueeze(1)], dim=1)
+        last = torch.arange(len(length)), length
+        shown[last] = following[last[0], length - 1]
+        present = torch.cat([torch.ones_like(inside[:, :1]), inside], dim=1) & (shown > 0)
+        asked = torch.cat([torch.zeros_like(inside[:, :1]), following > 0], dim=1)[present]
+        counts = present.sum(dim=1)
+        tokens = self.answers.take(shown[present])
+        labels = torch.where(asked.repeat_interleave(tokens.lengths), tokens.values, IGNORED)
+        empty = {"history": rows[self.ITEM_SEQ], "length": torch.zeros_like(length)}
+        head = self.writers["sequential"].write(0, self._rows(interaction) | empty)
+        whole = concatenated([head.tokens, tokens.joined(counts)])
+        labels = concatenated([_filled(head.tokens, IGNORED), Ragged(labels, tokens.offsets).joined(counts)])
+        return self._causal_loss(interaction, "sequential", whole, None, labels)
+
+    def _causal_loss(self, interaction, task, tokens, words, labels):
+        vectors, mask = self._vectors(interaction, task, tokens, words)
+        labels, _ = labels.padded(fill=IGNORED)
+        labels = labels.to(vectors.device)
+        logits = self.backbone.logits(vectors, mask)[:, -labels.shape[1] - 1 : -1]
+        return token_loss(logits, labels)
+
+    # From rows to vectors
+
+    def _rows(self, interaction):
+        """What templates name, on the CPU, where prompts are put together."""
+        columns = {
+            "user": self.USER_ID,
+            "item": self.ITEM_ID,
+            "history": self.ITEM_SEQ,
+            "length": self.ITEM_SEQ_LEN,
+            "candidates": CANDIDATES,
+        }
+        return {name: interaction[field].cpu() for name, field in columns.items() if field in interaction}
+
+    def _prompt(self, interaction, task, template=-1):
+        """Prompts of held-out rows are those of the last template."""
+        return self.writers[task].write(template, self._rows(interaction))
+
+    def _answers(self, interaction, task):
+        """Ragged (B) tokens that a row should be answered with."""
+        if TASKS[task].target == "item":
+            return self.answers.take(interaction[self.ITEM_ID].cpu())
+        return self.sentences.take(interaction[self.text_field].cpu())
+
+    def _vectors(self, interaction, task, tokens, words, side="right"):
+        """What the backbone reads, [context; prompt]: vectors (B, P + L, d) and mask (B, P + L), padded on one side."""
+        context = self.context(interaction, task)
+        slots = torch.full((len(context) * context.shape[1],), self.backbone.pad)
+        slots = Ragged(slots, torch.arange(len(context) + 1) * context.shape[1])
+        ids, mask = concatenated([slots, tokens]).padded(side, self.backbone.pad)
+        ids, mask = ids.to(context.device), mask.to(context.device)
+        vectors = self.backbone.embed(ids)
+        if self.word_embedding is not None and words is not None:
+            numbers, _ = concatenated([_filled(slots, 0), words]).padded(side)
+            vectors = vectors + self.word_embedding(numbers.clamp(max=WORDS - 1).to(context.device))
+        first = mask.long().argmax(dim=1, keepdim=True)  # (B, 1), where each row begins
+        places = first + torch.arange(context.shape[1], device=context.device)  # (B, P)
+        rows = torch.arange(len(context), device=context.device).unsqueeze(1)
+        return vectors.index_put((rows, places), context.to(vectors.dtype)), mask
+
+
+def item_codes(config, dataset):
+    """Codes of all items by the key ``item_codes``, made of the training part."""
+    kind, seed = config["item_codes"], config["split_seed"]
+    if kind == "random":
+        return random_codes(dataset.item_num, seed)
+    if kind == "sequential":
+        return sequential_codes(in_order_of_users(dataset), dataset.item_num)
+    met = training_matrix(dataset)
+    if kind == "collaborative":
+        return collaborative_codes(met, seed)
+    return semantic_codes(collaborative_vectors(met, seed), seed)
+
+
+def training_matrix(dataset):
+    """(n_users, n_items) sparse array of ones, the pairs of the training part."""
+    met = sp.csr_array(dataset.inter_matrix(form="csr"), dtype=float)
+    met.data[:] = 1
+    return met
+
+
+def in_order_of_users(dataset):
+    """(N,) items of the training part, user by user, each user's from the oldest to the newest."""
+    rows = dataset.inter_feat
+    flat, targets = rows.histories.flat, rows[END].numpy()
+    users, n_users = flat[dataset.uid_field].numpy(), dataset.user_num
+    last = np.full(n_users, -1)
+    np.maximum.at(last, users[targets], targets)
+    return flat[dataset.iid_field].numpy()[np.arange(len(users)) <= last[users]]
+
+
+def _check(config, tasks):
+    """UserError for values that mean nothing."""
+    if not tasks or not set(tasks) <= set(TASKS) or len(set(tasks)) < len(tasks):
+        raise UserError(f"tasks is a list of some of {', '.join(TASKS)}, not {config['tasks']!r}.")
+    if config["item_codes"] not in CODES:
+        raise UserError(f"item_codes is one of {', '.join(CODES)}, not {config['item_codes']!r}.")
+    for task in config["templates"] or {}:
+        if task not in tasks:
+            raise UserError(f"templates has some for {task!r}, which is none of the tasks.")
+
+
+def _tokenised(tokenizer, texts):
+    return Ragged.of(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+
+
+def _literals(template):
+    return [literal for kind, literal in parse(template) if kind == "text"]
+
+
+def _filled(ragged, value):
+    """Rows of the same lengths, with one value everywhere."""
+    return Ragged(torch.full_like(ragged.values, value), ragged.offsets)
