@@ -1,0 +1,1 @@
+"""What recommenders that are language models share."""
