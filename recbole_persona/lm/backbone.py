@@ -73,6 +73,11 @@ class Backbone(nn.Module):
             self.llm = _with_lora(self.llm, config["lora"])
 
     @property
+    def bare(self):
+        """The model without peft's wrapper; its adapters are in force."""
+        return self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
+
+    @property
     def dimension(self):
         return self.llm.get_input_embeddings().embedding_dim
 

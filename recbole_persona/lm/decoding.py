@@ -51,7 +51,7 @@ class TrieProcessor(LogitsProcessor):
         """(R, t) tokens so far, (R, V) scores of the next -> (R, V), -inf where no item continues."""
         nodes = self.trie.walk(input_ids[:, self.start :])
         ended = (nodes < 0) | (self.trie.item[nodes] > 0)
-        children, _ = self.trie.children(nodes.clamp(min=0))  # (R, A); repeated ones do no harm
+        children, _ = self.trie.next_nodes(nodes.clamp(min=0))  # (R, A); repeated ones do no harm
         tokens = torch.where(ended.unsqueeze(1), self.end, self.trie.token[children])
         kept = scores.gather(1, tokens)
         if self.candidates is not None:
@@ -87,7 +87,7 @@ class Beams:
         self._look_up()
 
     def _look_up(self):
-        self.children, self.there = self.trie.children(self.nodes)
+        self.children, self.there = self.trie.next_nodes(self.nodes)
         self.tokens = self.trie.token[self.children]
         if self.candidates is not None:
             self.there = self.there & self.candidates.below(self.children)

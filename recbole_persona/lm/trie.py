@@ -100,7 +100,7 @@ class Trie(nn.Module):
         path = torch.where((items > 0).unsqueeze(-1), self.path[self.rank[items]], -1)
         return torch.where(path < 0, -1, self.token[path])
 
-    def children(self, nodes):
+    def next_nodes(self, nodes):
         """(...,) nodes -> (..., A) children and bool, which of them there are; A of the node that has most.
 
         Behind a node's last child its first one is repeated, behind a leaf some node.

@@ -17,6 +17,7 @@ from recbole_persona.data.histories import END
 from recbole_persona.data.task_batches import CANDIDATES, TASK
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import IGNORED, Backbone, token_loss
+from recbole_persona.lm.decoding import beam_search
 from recbole_persona.lm.item_codes import (
     collaborative_codes,
     collaborative_vectors,
@@ -25,9 +26,12 @@ from recbole_persona.lm.item_codes import (
     sequential_codes,
 )
 from recbole_persona.lm.ragged import Ragged, concatenated
+from recbole_persona.lm.ranking import score_items
 from recbole_persona.lm.tasks import TASKS, Writer, parse
+from recbole_persona.lm.trie import Candidates, Trie
 
 CODES = ("random", "sequential", "collaborative", "semantic")
+RANKINGS = ("beams", "score")
 WORDS = 512  # whole-word ids
 
 
@@ -65,6 +69,9 @@ class LanguageRecommender(SequentialRecommender):
             nn.init.normal_(self.word_embedding.weight, std=self.backbone.token_norm() / size**0.5)
             self.word_embedding.weight.data[0] = 0
         self.longest_answer = config["longest_answer"]
+        self.rank_by, self.n_beams, self.masks_history = config["rank_by"], config["n_beams"], config["mask_history"]
+        codes, _ = self.answers.padded(fill=-1)
+        self.trie = Trie.build(codes)
 
     def _training_texts(self, dataset):
         """The sentences of the training part, by their places in the store; none where no task writes."""
@@ -80,7 +87,7 @@ class LanguageRecommender(SequentialRecommender):
         users = [f"user {user}" for user in range(self.n_users)] if self._named("user") else []
         self.pieces = {"item": _tokenised(tokenizer, items), "user": _tokenised(tokenizer, users)}
         end = [] if codes.fixed_length else [self.backbone.eos]
-        ends = Ragged.of([end] * self.n_items)
+        ends = Ragged.of([[]] + [end] * (self.n_items - 1))
         self.answers = concatenated([self.pieces["item"], ends])  # the code of every item, as an answer
         self.writers = {
             task: Writer(templates, self.backbone.tokens, self.pieces) for task, templates in self.templates.items()
@@ -178,6 +185,36 @@ class LanguageRecommender(SequentialRecommender):
         rows = torch.arange(len(context), device=context.device).unsqueeze(1)
         return vectors.index_put((rows, places), context.to(vectors.dtype)), mask
 
+    # Scores: log p(code of the item | context, prompt)
+
+    def _inputs(self, interaction, task):
+        """What decoding reads of held-out rows; a causal backbone's rows end where the answer begins."""
+        prompt = self._prompt(interaction, task)
+        side = "left" if self.is_causal else "right"
+        vectors, mask = self._vectors(interaction, task, prompt.tokens, prompt.words, side)
+        return {"inputs_embeds": vectors, "attention_mask": mask.long()}
+
+    @torch.no_grad()
+    def predict(self, interaction):
+        """(B,) log-likelihoods of the rows' items."""
+        items = interaction[self.ITEM_ID].unsqueeze(1)
+        return score_items(self.backbone.bare, self.trie, items, **self._inputs(interaction, "sequential")).gather(1, items).squeeze(1)
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction):
+        """(B * I,) log-likelihoods of all items; with ``rank_by: beams`` of those that beam search finds, -inf for others."""
+        inputs = self._inputs(interaction, "sequential")
+        if self.rank_by == "score":
+            return score_items(self.backbone.bare, self.trie, **inputs).view(-1)
+        candidates = self._unseen(interaction) if self.masks_history else None
+        items, found = beam_search(self.backbone.bare, self.trie, self.n_beams, candidates, **inputs)
+        scores = found.new_full((len(items), self.n_items), -torch.inf)
+        return scores.scatter_(1, items, found).view(-1)
+
+    def _unseen(self, interaction):
+        allowed = torch.ones(len(interaction), self.n_items, dtype=torch.bool, device=interaction[self.ITEM_SEQ].device)
+        return Candidates(self.trie, allowed.scatter_(1, interaction[self.ITEM_SEQ], False))
+
 
 def item_codes(config, dataset):
     """Codes of all items by the key ``item_codes``, made of the training part."""
@@ -213,8 +250,9 @@ def _check(config, tasks):
     """UserError for values that mean nothing."""
     if not tasks or not set(tasks) <= set(TASKS) or len(set(tasks)) < len(tasks):
         raise UserError(f"tasks is a list of some of {', '.join(TASKS)}, not {config['tasks']!r}.")
-    if config["item_codes"] not in CODES:
-        raise UserError(f"item_codes is one of {', '.join(CODES)}, not {config['item_codes']!r}.")
+    for key, allowed in (("item_codes", CODES), ("rank_by", RANKINGS)):
+        if config[key] not in allowed:
+            raise UserError(f"{key} is one of {', '.join(allowed)}, not {config[key]!r}.")
     for task in config["templates"] or {}:
         if task not in tasks:
             raise UserError(f"templates has some for {task!r}, which is none of the tasks.")
