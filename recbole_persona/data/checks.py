@@ -16,9 +16,10 @@ import numpy as np
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType, ModelType
 
+from recbole_persona.data import texts
 from recbole_persona.errors import UserError, one_sentence
 
-_TYPES = tuple(kind.value for kind in FeatureType)
+_TYPES = (*(kind.value for kind in FeatureType), texts.TYPE)
 # The words that pandas reads as an empty cell, besides nothing at all.
 _MISSING = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
@@ -261,7 +262,8 @@ def _first_fault(config) -> str | None:
             if (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
         }
         required = {config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]} if suffix == "inter" else set()
-        for line, cells in _rows(path, config):
+        raw = any(kind == texts.TYPE or field in texts.named(config) for field, kind in header)
+        for line, cells in _rows(path, config, raw):
             for place, (field, kind) in loaded.items():
                 cell = cells[place] if place < len(cells) else ""
                 strict = field in required or (suffix == "inter" and kind == "float")
@@ -270,24 +272,24 @@ def _first_fault(config) -> str | None:
     return None
 
 
-def _rows(path, config):
-    """``(line number, cells)`` of every row but the header and blank lines."""
+def _rows(path, config, raw):
+    """``(line number, cells)`` of every row but the header and blank lines; ``raw``: quotes are quotes, as beside texts."""
     separator = config["field_separator"]
-    with open(path, encoding=config["encoding"], newline="") as file:
-        if len(separator) > 1:
+    with open(path, encoding=config["encoding"], newline="\n" if raw else "") as file:
+        if raw or len(separator) > 1:
             rows = ((number, line.rstrip("\r\n").split(separator)) for number, line in enumerate(file, 1))
         else:
             reader = csv.reader(file, delimiter=separator)
             rows = ((reader.line_num, cells) for cells in reader)
         for number, cells in rows:
-            if number > 1 and cells:
+            if number > 1 and cells not in ([], [""]):
                 yield number, cells
 
 
 def _cell_fault(cell, kind, strict, seq_separator) -> str | None:
     if kind == "token":
         return f"empty ({cell!r} is read as an empty cell)" if strict and cell in _MISSING else None
-    if kind == "token_seq":
+    if kind in ("token_seq", texts.TYPE):
         return None
     for number in cell.split(seq_separator) if kind == "float_seq" else [cell]:
         if number.strip() in _MISSING:

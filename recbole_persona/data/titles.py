@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from recbole_persona.data.texts import TYPE, unescaped, unquoted
 from recbole_persona.errors import UserError
 
 CHOSE = "chose"
@@ -88,7 +89,7 @@ def item_texts(config, title_field=None, class_field=None) -> ItemTexts:
             file,
             sep=separator,
             header=0,
-            names=header,
+            names=list(header),
             usecols=[item, *named],
             dtype=str,
             encoding=encoding,
@@ -98,25 +99,22 @@ def item_texts(config, title_field=None, class_field=None) -> ItemTexts:
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read for titles: {str(error).strip()}.") from None
     table = table.drop_duplicates(item).set_index(item)
+    read = unescaped if title and header[title] == TYPE else unquoted
     lists = table[classes].str.split(config["seq_separator"]) if classes else pd.Series(dtype=object)
     return ItemTexts(
-        table[title].map(_unquoted).str.strip() if title else pd.Series(dtype=str),
+        table[title].map(read).str.strip() if title else pd.Series(dtype=str),
         lists.map(lambda names: tuple(name.replace("_", " ") for name in names if name)),
         TITLE_COLUMNS.get(title, CHOSE),
     )
 
 
-def _unquoted(cell) -> str:
-    """A quoted cell as what it stands for; a lone quote, which would swallow lines, stays a character."""
-    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
-
-
-def _header(file, separator, encoding) -> list[str]:
-    """The column names of an atomic file, without their types; none when there is no file."""
+def _header(file, separator, encoding) -> dict[str, str]:
+    """The types of the columns of an atomic file by their names; none when there is no file."""
     if not file.is_file():
-        return []
+        return {}
     with file.open(encoding=encoding, errors="replace") as lines:
-        return [column.partition(":")[0] for column in lines.readline().rstrip("\r\n").split(separator)]
+        cells = [column.partition(":") for column in lines.readline().rstrip("\r\n").split(separator)]
+    return {name: kind for name, _, kind in cells}
 
 
 def _column(file, header, named, usual) -> str | None:

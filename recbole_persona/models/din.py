@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from recbole_persona.data.frequencies import history_counts
 from recbole_persona.data.sampling import negative_weights
+from recbole_persona.data.texts import is_text
 from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.layers.activation_unit import ActivationUnit
 from recbole_persona.layers.explanation import Explanation
@@ -320,7 +321,9 @@ class _Columns:
             names = [
                 name
                 for name in table.columns
-                if name not in without and (self.dataset.field2type[name] not in numbers or name in self.numbers)
+                if name not in without
+                and not is_text(self.dataset, name)
+                and (self.dataset.field2type[name] not in numbers or name in self.numbers)
             ]
         for name in names:
             if name not in table:
