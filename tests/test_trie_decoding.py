@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from tiny_lm import CODES, END, PAD, random_codes, table, teacher_forced, tiny_inputs, tiny_model, uneven_codes
 from transformers import LogitsProcessorList
 
@@ -241,6 +242,23 @@ def test_half_precision():
         assert difference.median() < 0.1
 
 
+@pytest.mark.parametrize("kind, targets", [("T5", ["q", "v"]), ("Llama", ["q_proj", "v_proj"])])
+def test_adapters(kind, targets):
+    """A model with LoRA, also on the output: its own likelihoods, not those of the weights below."""
+    plain, codes = tiny_model(kind), random_codes(25, 4, 3)
+    inputs = tiny_inputs(plain)
+    before = teacher_forced(plain, codes, **inputs)
+    settings = LoraConfig(r=2, target_modules=[*targets, "lm_head"], init_lora_weights=False)
+    model = get_peft_model(plain, settings).eval().double()
+    expected = teacher_forced(model, codes, **inputs)
+    items, scores = beam_search(model, Trie.build(codes), 25, **inputs)
+    assert (expected - before)[:, 1:].abs().max() > 0.1
+    torch.testing.assert_close(scores, expected.gather(1, items), rtol=0, atol=1e-9)
+    among = beam_search(model, Trie.build(table([(5,), (9,), (30,)])), 3, None, "allowed", **inputs)[1]
+    single = teacher_forced(model, table([(5,), (9,), (30,)]), **inputs)[:, 1:].log_softmax(dim=1)
+    torch.testing.assert_close(among, single.sort(dim=1, descending=True).values)
+
+
 def test_bad_input(models):
     model, trie = models["T5"], tries()["even"]
     inputs = tiny_inputs(model)
@@ -258,6 +276,11 @@ def test_bad_input(models):
     with pytest.raises(UserError, match="cannot be decoded along a trie"):
         windowed = tiny_model("Qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0)
         beam_search(windowed, trie, 3, **tiny_inputs(windowed))
+    with pytest.raises(UserError, match="plain logits; use its generate with a TrieProcessor"):
+        scaled = tiny_model("Llama", logits_scaling=8.0)
+        beam_search(scaled, trie, 3, **tiny_inputs(scaled))
+    with pytest.raises(ValueError, match="candidates of 4 rows for 3 rows"):
+        beam_search(model, trie, 3, Candidates(trie, some_allowed(trie, 4)), **inputs)
     flex = tiny_model("T5")
     flex.decoder.config._attn_implementation = "flex_attention"
     with pytest.raises(UserError, match="load T5ForConditionalGeneration with attn_implementation sdpa"):

@@ -80,6 +80,8 @@ class Beams:
     def __init__(self, trie, n_rows, n_beams, candidates=None):
         if n_beams >= trie.n_items:
             raise UserError(f"{n_beams} beams are more than the {trie.n_items - 1} items; ask for fewer.")
+        if candidates is not None and len(candidates) != n_rows:
+            raise ValueError(f"There are candidates of {len(candidates)} rows for {n_rows} rows.")
         self.trie, self.n_beams, self.candidates = trie, n_beams, candidates
         self.nodes = trie.order.new_zeros(n_rows, 1)
         self.beam_scores, self.visible, self.depth = None, None, 0
