@@ -1,4 +1,4 @@
-"""A step of beam search over item codes, beyond the log-softmax: what keeps it to real items, ours and ``prefix_allowed_tokens_fn``.
+"""A step of beam search over item codes, beyond the log-softmax: ours beside ``prefix_allowed_tokens_fn``.
 
 All start from the same log-probabilities (B * W, V) and the same beams, at every level of the codes; a step's cost is the mean
 over them. The processor replaces ``prefix_allowed_tokens_fn`` inside ``generate``. Our own loop makes no mask: its step looks up
@@ -82,7 +82,9 @@ def main():
     while beams.advance(by_beam[:, : beams.nodes.shape[1]].gather(2, beams.tokens)):
         path = trie.path[trie.first[beams.nodes], : beams.depth]  # (B, W, t)
         if path.shape[1] < n_beams:
-            raise SystemExit(f"The first level has {path.shape[1]} tokens, fewer than {n_beams} beams; ask for more clusters.")
+            raise SystemExit(
+                f"The first level has {path.shape[1]} tokens, fewer than {n_beams} beams; ask for more clusters."
+            )
         steps.append(torch.cat([steps[0], trie.token[path].flatten(0, 1)], dim=1))
     theirs = PrefixConstrainedLogitsProcessor(allowed_tokens(codes), n_beams)
     ours = TrieProcessor(trie, start=1, end=END)
@@ -115,7 +117,10 @@ def main():
         "own loop, selection included on both sides": (with_selection, seconds["own loop"]),
     }
     name = "prefix_allowed_tokens_fn"
-    rows = [row(f"seconds of a step, {claim}", name, quotients(*both), arguments.repeats, sizes) for claim, both in asked.items()]
+    rows = [
+        row(f"seconds of a step, {claim}", name, quotients(*both), arguments.repeats, sizes)
+        for claim, both in asked.items()
+    ]
     write(__file__, rows)
 
 

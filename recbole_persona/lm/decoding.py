@@ -51,7 +51,7 @@ class TrieProcessor(LogitsProcessor):
         """(R, t) tokens so far, (R, V) scores of the next -> (R, V), -inf where no item continues."""
         nodes = self.trie.walk(input_ids[:, self.start :])
         ended = (nodes < 0) | (self.trie.item[nodes] > 0)
-        children, _ = self.trie.next_nodes(nodes.clamp(min=0))  # (R, A); repeated ones do no harm
+        children, _ = self.trie.children_of(nodes.clamp(min=0))  # (R, A); repeated ones do no harm
         tokens = torch.where(ended.unsqueeze(1), self.end, self.trie.token[children])
         kept = scores.gather(1, tokens)
         if self.candidates is not None:
@@ -80,6 +80,8 @@ class Beams:
     def __init__(self, trie, n_rows, n_beams, candidates=None):
         if n_beams >= trie.n_items:
             raise UserError(f"{n_beams} beams are more than the {trie.n_items - 1} items; ask for fewer.")
+        if candidates is not None and len(candidates) != n_rows:
+            raise ValueError(f"There are candidates of {len(candidates)} rows for {n_rows} rows.")
         self.trie, self.n_beams, self.candidates = trie, n_beams, candidates
         self.nodes = trie.order.new_zeros(n_rows, 1)
         self.beam_scores, self.visible, self.depth = None, None, 0
@@ -87,7 +89,7 @@ class Beams:
         self._look_up()
 
     def _look_up(self):
-        self.children, self.there = self.trie.next_nodes(self.nodes)
+        self.children, self.there = self.trie.children_of(self.nodes)
         self.tokens = self.trie.token[self.children]
         if self.candidates is not None:
             self.there = self.there & self.candidates.below(self.children)
@@ -98,7 +100,9 @@ class Beams:
         if self.beam_scores is not None:
             log_probs = log_probs + self.beam_scores.unsqueeze(2)
         scores = log_probs.masked_fill(~self.there, -torch.inf).view(n_rows, -1)  # (B, W' * A)
-        children = torch.where(self.there, self.children, len(self.trie.token) - 1).view(n_rows, -1)  # the last is a leaf
+        children = torch.where(self.there, self.children, len(self.trie.token) - 1).view(
+            n_rows, -1
+        )  # the last is a leaf
         self.depth += 1
         n_leaves = self.trie.n_leaves[self.depth]
         if n_leaves:
@@ -212,7 +216,10 @@ def generate_items(
         What ``generate`` returns: codes behind the tokens of ``input_ids``, (B * num_return_sequences, t + T), padded
         with the padding token; with ``return_dict_in_generate`` also ``sequences_scores``.
     """
-    expanded, n_beams = max(generation_config.num_beams, generation_config.num_return_sequences), generation_config.num_beams
+    expanded, n_beams = (
+        max(generation_config.num_beams, generation_config.num_return_sequences),
+        generation_config.num_beams,
+    )
     names = ("encoder_outputs",) if model.config.is_encoder_decoder else ("inputs_embeds",)
     inputs = {name: model_kwargs[name] for name in ("attention_mask", *names) if model_kwargs.get(name) is not None}
     if "encoder_outputs" in inputs:

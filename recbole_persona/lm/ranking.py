@@ -62,11 +62,19 @@ def _score_rows(model, trie, ranks, inputs):
     row = torch.arange(len(decoder), device=first.device).repeat_interleave(len(first))
     first = decoder.log_probs(decoder.root, row, first.repeat(len(decoder))).view(len(decoder), -1)
     scores = first.new_full((len(decoder), trie.n_items), -torch.inf)
-    width = max(1, TILE // max(1, trie.longest - 1))
-    for tile in ranks.split(width, dim=1):
+    for tile in ranks.tensor_split(_tile_ends(trie, ranks), dim=1):
         found = _score_tile(decoder, trie, tile, first)
         scores.scatter_(1, trie.order[tile].expand(len(decoder), -1), found)
     return scores
+
+
+def _tile_ends(trie, ranks):
+    """Where to cut (1 or B, N) places, so that the items between have about ``TILE`` nodes in a row that has most."""
+    path = trie.path[ranks]
+    new = path != torch.nn.functional.pad(path, (0, 0, 1, 0), value=-1)[:, :-1]
+    new[:, :, :-1] &= path[:, :, 1:] >= 0  # not a leaf
+    nodes = new[:, :, :-1].sum(dim=2).amax(dim=0).cumsum(0)
+    return (torch.nonzero((nodes // TILE).diff()).flatten() + 1).cpu()
 
 
 def _score_tile(decoder, trie, ranks, first):

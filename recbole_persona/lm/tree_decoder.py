@@ -55,7 +55,7 @@ def tree_decoder(model, inputs, longest):
             f"Decoding along a trie needs attention that takes any mask: load {name} with attn_implementation sdpa."
         )
     if model.config.is_encoder_decoder:
-        if hasattr(decoder, "block") and "position_bias" in inspect.signature(decoder.block[0].forward).parameters:
+        if model.config.model_type in ("t5", "mt5"):
             return T5TreeDecoder(model, inputs, longest)
     elif "position_ids" in inspect.signature(decoder.forward).parameters:
         changed = [key for key in SCALED_LOGITS if getattr(model.config, key, None) not in (None, 1)]
@@ -63,7 +63,7 @@ def tree_decoder(model, inputs, longest):
         if not changed and not any(cache.is_sliding) and not any(cache.is_linear):
             return CausalTreeDecoder(model, inputs, cache)
     raise UserError(
-        f"{name} cannot be decoded along a trie by our own loop, which knows models of T5's kind and causal ones with "
+        f"{name} cannot be decoded along a trie by our own loop, which knows T5, MT5 and causal models with "
         "position_ids, full attention and plain logits; use its generate with a TrieProcessor."
     )
 
@@ -155,14 +155,14 @@ class CausalTreeDecoder(TreeDecoder):
 
 
 class T5TreeDecoder(TreeDecoder):
-    """A model of T5's kind: the start token is the root. Its blocks are called one by one, for the positions stand in a
+    """T5 and MT5: the start token is the root. Its blocks are called one by one, for the positions stand in a
     bias of the attention that its stack makes from places in the sequence."""
 
     def __init__(self, model, inputs, longest):
         super().__init__(model)
         config, states = model.config, inputs["encoder_outputs"]
-        # what earlier versions tie to the shared embedding, later ones name
-        scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        # before transformers 5 it is what ties the output to the shared embedding; MT5 never does it
+        scaled = config.model_type == "t5" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
         self.scale = config.d_model**-0.5 if scaled else 1.0
         self.encoded, self.cache = states, EncoderDecoderCache(DynamicCache(), DynamicCache())
         self.encoded_mask = _additive(inputs["attention_mask"].bool().unsqueeze(1), states.dtype)  # (B, 1, 1, S)

@@ -6,6 +6,8 @@ consecutive numbers and so have the items below it.
 Shapes: I items (RecBole's padding item 0 included), N nodes, T the longest code, B rows.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import nn
@@ -41,7 +43,7 @@ class Trie(nn.Module):
         self._span = int(self.token.max()) + 1
         parent = torch.repeat_interleave(torch.arange(len(self.token)), self.children_start.diff())
         self.register_buffer("_edges", parent * self._span + self.token[1:], persistent=False)  # (N - 1,), rising
-        level_tokens = [self.token[start:end].unique() for start, end in zip(levels[1:-1], levels[2:])]
+        level_tokens = [self.token[start:end].unique() for start, end in pairwise(levels[1:])]
         for depth, tokens in enumerate(level_tokens, start=1):
             self.register_buffer(f"_tokens_{depth}", tokens, persistent=False)
 
@@ -100,7 +102,7 @@ class Trie(nn.Module):
         path = torch.where((items > 0).unsqueeze(-1), self.path[self.rank[items]], -1)
         return torch.where(path < 0, -1, self.token[path])
 
-    def next_nodes(self, nodes):
+    def children_of(self, nodes):
         """(...,) nodes -> (..., A) children and bool, which of them there are; A of the node that has most.
 
         Behind a node's last child its first one is repeated, behind a leaf some node.
