@@ -4,6 +4,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_persona.data.sampling import NegativeSampler, OrderedTrainLoader, negative_weights
+from recbole_persona.data.texts import text_store
 from recbole_persona.data.windows import WindowTrainLoader
 from recbole_persona.errors import UserError
 
@@ -35,8 +36,11 @@ class TaskTrainLoader(OrderedTrainLoader):
         super().__init__(config, dataset, sampler, shuffle=shuffle)
         if config["task_schedule"] not in SCHEDULES:
             raise UserError(f"task_schedule is one of {', '.join(SCHEDULES)}, not {config['task_schedule']!r}.")
+        tasks = config["tasks"]
         kinds = {"sequential": self._sequential, "topn": _CandidateLoader, "explanation": _TextLoader}
-        self.tasks = [kinds[task](config, dataset, sampler, shuffle=shuffle) for task in config["tasks"]]
+        if not tasks or not set(tasks) <= set(kinds) or len(set(tasks)) < len(tasks):
+            raise UserError(f"tasks is a list of some of {', '.join(kinds)}, not {tasks!r}.")
+        self.tasks = [kinds[task](config, dataset, sampler, shuffle=shuffle) for task in tasks]
         for loader in self.tasks:
             loader.generator = self.generator  # one stream of random numbers, one to keep in a state
         self.schedule = config["task_schedule"]
@@ -90,7 +94,9 @@ class _CandidateLoader(OrderedTrainLoader):
         self.negatives = NegativeSampler(users, items, dataset.user_num, dataset.item_num, weights)
         self.n_negatives = config["n_candidates"] - 1
         if not 1 <= self.n_negatives < dataset.item_num - 1:
-            raise UserError(f"n_candidates is 2 to the number of items ({dataset.item_num - 1}), not {config['n_candidates']}.")
+            raise UserError(
+                f"n_candidates is 2 to the number of items ({dataset.item_num - 1}), not {config['n_candidates']}."
+            )
 
     def collate_fn(self, index):
         batch = super().collate_fn(index)
@@ -107,13 +113,9 @@ class _TextLoader(OrderedTrainLoader):
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         field = config["explanation_field"]
-        if field not in dataset.inter_feat:
-            raise UserError(
-                f"{dataset.dataset_name} holds no text {field!r} to learn the task explanation from; leave the task out of "
-                "tasks, or name the column in explanation_field and load_col."
-            )
-        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        text_store(dataset, field, "The task explanation")
         self.rows = (dataset.inter_feat[field] > 0).nonzero().squeeze(1)
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
 
     def _init_batch_size_and_step(self):
         super()._init_batch_size_and_step()

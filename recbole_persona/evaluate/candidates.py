@@ -15,7 +15,8 @@ class CandidateScores:
     """Mixed into a trainer: the candidates of a history are looked up in the model's scores of all items.
 
     Only where these are the scores that ``predict`` gives (the first case of every evaluation is compared), and not for a
-    model that says ``scores_pairs = True``: one that looks at the history with the candidate in mind.
+    model that says ``scores_pairs = True``: one that looks at the history with the candidate in mind. A model with
+    ``score_candidates(rows, items)`` sees all candidates (B, C) of a history, and gives (B, C) scores.
     """
 
     _once: bool | None = None  # whether histories are read once in this evaluation; None before its first batch
@@ -25,15 +26,28 @@ class CandidateScores:
         target = getattr(rows, "target", None)  # of the batch, that every row belongs to; known to our loader alone
         if target is None or self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
             return super()._neg_sample_batch_eval(batched_data)
-        if self._once is None:
-            self._once = self._same_scores(rows, target, cases == 0)
-        if not self._once:
-            return super()._neg_sample_batch_eval(batched_data)
-        scores = self._looked_up(rows, target)
+        if hasattr(self.model, "score_candidates"):
+            scores = self._chosen(rows, target)
+        else:
+            if self._once is None:
+                self._once = self._same_scores(rows, target, cases == 0)
+            if not self._once:
+                return super()._neg_sample_batch_eval(batched_data)
+            scores = self._looked_up(rows, target)
         if self.config["eval_type"] == EvaluatorType.RANKING:
             lists = scores.new_full((int(positive_u[-1]) + 1, self.tot_item_num), -torch.inf)
             scores = lists.index_put_((cases, rows[self.config["ITEM_ID_FIELD"]]), scores)
         return rows, scores, positive_u, positive_i
+
+    def _chosen(self, rows, target):
+        """(R,) scores of the rows' items, each among those of its history, which all have as many."""
+        by_history = target.argsort(stable=True).view(int(target.max()) + 1, -1)  # (B, C)
+        items = rows[self.config["ITEM_ID_FIELD"]][by_history]
+        histories = type(rows)({name: value[by_history[:, 0]] for name, value in rows.interaction.items()})
+        found = self.model.score_candidates(histories.to(self.device), items.to(self.device))
+        scores = torch.empty(len(target), device=self.device, dtype=found.dtype)
+        scores[by_history] = found
+        return scores
 
     def _looked_up(self, rows, target):
         """(R,) scores of the rows' items. ``target``: (R,), for every row the number of its history, from 0."""

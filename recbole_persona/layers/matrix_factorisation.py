@@ -1,8 +1,8 @@
 """Vectors of users and items by probabilistic matrix factorisation, fitted by alternating least squares.
 
-Salakhutdinov, Mnih, Probabilistic Matrix Factorization, NeurIPS 2007; for choices without ratings as in Hu, Koren, Volinsky,
-Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008: a choice is a 1 of weight 1 + ``weight``, everything else a 0 of
-weight 1.
+Salakhutdinov, Mnih, Probabilistic Matrix Factorization, NeurIPS 2007; for choices without ratings as in Hu, Koren,
+Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008: a choice is a 1 of weight 1 + ``weight``,
+everything else a 0 of weight 1.
 """
 
 import numpy as np

@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from recbole_persona.errors import UserError
+from recbole_persona.lm.ragged import Ragged
 from recbole_persona.lm.tokenizers import trained_tokenizer
 
 SIZES = {"tiny": (64, 2, 2), "small": (128, 2, 4), "base": (256, 4, 8)}  # dimensions, layers, heads
@@ -84,12 +85,18 @@ class Backbone(nn.Module):
     @property
     def longest(self) -> int | None:
         """Tokens that the model was made for; None where any number will do."""
-        limit = getattr(self.llm.config, "n_positions", None) or getattr(self.llm.config, "max_position_embeddings", None)
+        limit = getattr(self.llm.config, "n_positions", None) or getattr(
+            self.llm.config, "max_position_embeddings", None
+        )
         return limit if self.llm.config.model_type not in ("t5", "mt5", "umt5") else None
 
     def tokens(self, text) -> list[int]:
         """Token ids of a text as it stands inside another: nothing is added to it."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def ragged(self, texts) -> Ragged:
+        """Token ids of many texts, as :meth:`tokens` gives them."""
+        return Ragged.of(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else [])
 
     def embed(self, ids):
         """Vectors (..., d) of token ids (...)."""
@@ -142,15 +149,22 @@ def _pretrained(name, config):
         made = AutoConfig.from_pretrained(name, **trusted)
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-            raise UserError(f"{name} runs code of its own; set trust_remote_code: True if you trust its authors.") from None
+            raise UserError(
+                f"{name} runs code of its own; set trust_remote_code: True if you trust its authors."
+            ) from None
         raise UserError(
             f"There is no model {name!r}: it is neither a folder nor in the cache ({_cache()}); give a folder that holds "
             "config.json and the weights, or fetch it first with `hf download`, or use scratch:small."
         ) from None
-    kinds = ((MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM), (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM))
+    kinds = (
+        (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM),
+        (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM),
+    )
     kind = next((auto for mapping, auto in kinds if type(made) in mapping), None)
     if kind is None:
-        raise UserError(f"{name} is a {made.model_type} model, which writes no text; a backbone is a T5, a Llama or alike.")
+        raise UserError(
+            f"{name} is a {made.model_type} model, which writes no text; a backbone is a T5, a Llama or alike."
+        )
     options = {"dtype": config["dtype"] or "auto", **trusted}
     if config["attn_implementation"]:
         options["attn_implementation"] = config["attn_implementation"]

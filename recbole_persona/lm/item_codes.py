@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 from sklearn.cluster import KMeans, SpectralClustering
 
+from recbole_persona.data.histories import END
 from recbole_persona.errors import UserError
 
 BASE = 256  # symbols of one place of a code
@@ -19,6 +20,7 @@ LEAVES = 64  # items at most that a spectral cluster still divides no further
 BRANCHES = 8  # parts that a larger one is divided into
 SVD_SIZE = 64  # dimensions of the vectors of which semantic codes are made
 LEVELS = 3  # of a semantic code, besides the place that tells apart items of one cluster
+CODES = ("random", "sequential", "collaborative", "semantic")
 
 
 class ItemCodes(NamedTuple):
@@ -36,6 +38,42 @@ class ItemCodes(NamedTuple):
     @property
     def fixed_length(self) -> bool:
         return bool((self.symbols[1:] >= 0).all())
+
+    @property
+    def texts(self) -> list[str]:
+        """The code of every item as it is written, the padding item's empty."""
+        words = np.array(self.words)
+        return [" ".join(words[row[row >= 0]]) for row in self.symbols]
+
+
+def item_codes(config, dataset):
+    """Codes of all items by the key ``item_codes``, made of the training part."""
+    kind, seed = config["item_codes"], config["split_seed"]
+    if kind == "random":
+        return random_codes(dataset.item_num, seed)
+    if kind == "sequential":
+        return sequential_codes(in_order_of_users(dataset), dataset.item_num)
+    met = training_matrix(dataset)
+    if kind == "collaborative":
+        return collaborative_codes(met, seed)
+    return semantic_codes(collaborative_vectors(met, seed), seed)
+
+
+def training_matrix(dataset):
+    """(n_users, n_items) sparse array of ones, the pairs of the training part."""
+    met = sp.csr_array(dataset.inter_matrix(form="csr"), dtype=float)
+    met.data[:] = 1
+    return met
+
+
+def in_order_of_users(dataset):
+    """(N,) items of the training part, user by user, each user's from the oldest to the newest."""
+    rows = dataset.inter_feat
+    flat, targets = rows.histories.flat, rows[END].numpy()
+    users, n_users = flat[dataset.uid_field].numpy(), dataset.user_num
+    last = np.full(n_users, -1)
+    np.maximum.at(last, users[targets], targets)
+    return flat[dataset.iid_field].numpy()[np.arange(len(users)) <= last[users]]
 
 
 def random_codes(n_items, seed) -> ItemCodes:
@@ -96,7 +134,8 @@ def semantic_codes(vectors, seed, levels=LEVELS, base=BASE) -> ItemCodes:
     residual = vectors[1:] / np.maximum(np.linalg.norm(vectors[1:], axis=1, keepdims=True), 1e-12)
     found = []
     for level in range(levels):
-        clusters = KMeans(min(base, len(residual)), n_init=1, random_state=seed + level).fit(residual)
+        different = len(np.unique(residual.round(9), axis=0))
+        clusters = KMeans(min(base, different), n_init=1, random_state=seed + level).fit(residual)
         found.append(clusters.labels_)
         residual = residual - clusters.cluster_centers_[clusters.labels_]
     codes = np.stack(found, axis=1).astype(np.int64)  # (n_items - 1, levels)

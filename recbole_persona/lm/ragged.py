@@ -36,11 +36,11 @@ class Ragged(NamedTuple):
         """Rows joined: the first ``counts[0]`` of them to one row, the next ``counts[1]``, and so on; counts (B,)."""
         return Ragged(self.values, self.offsets[_ends(counts)])
 
-    def newest(self, longest):
-        """Every row's last ``longest`` (B,) or int values."""
-        lengths = self.lengths.minimum(torch.as_tensor(longest))
+    def first(self, most):
+        """Every row's first ``most`` values."""
+        lengths = self.lengths.clamp(max=most)
         offsets = _ends(lengths)
-        return Ragged(self.values[_places(self.offsets[1:] - lengths, lengths, offsets)], offsets)
+        return Ragged(self.values[_places(self.offsets[:-1], lengths, offsets)], offsets)
 
     def padded(self, side="right", fill=0):
         """(B, L) values and mask, L the longest row; ``side`` says where the padding goes."""

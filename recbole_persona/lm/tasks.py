@@ -1,14 +1,15 @@
 """Tasks as data: what a language model is asked, and what it should answer.
 
 A template is text with names in braces: ``{user}``, ``{item}`` (the target item of the row), ``{history}``,
-``{candidates}``, and columns of the item or user: ``{item.title}``, ``{user.age}``. P5 (Geng et al., RecSys 2022) and POD (Li et al.,
-CIKM 2023) ask so; their whole-word ids number what is mentioned.
+``{candidates}``, and columns of the item or user: ``{item.title}``, ``{user.age}``. P5 (Geng et al., RecSys 2022) and POD
+(Li et al., CIKM 2023) ask so; their whole-word ids number what is mentioned.
 """
 
 import re
 from typing import NamedTuple
 
 import torch
+from recbole.utils import FeatureType
 
 from recbole_persona.errors import UserError
 from recbole_persona.lm.ragged import Ragged, concatenated
@@ -88,7 +89,10 @@ class Writer:
             inside = torch.arange(rows["history"].shape[1]) < rows["length"].unsqueeze(1)
             ids, counts = rows["history"][inside], rows["length"]
         elif source == "candidates":
-            ids, counts = rows["candidates"].flatten(), torch.full((len(rows["candidates"]),), rows["candidates"].shape[1])
+            ids, counts = (
+                rows["candidates"].flatten(),
+                torch.full((len(rows["candidates"]),), rows["candidates"].shape[1]),
+            )
         else:
             ids, counts = rows[source], torch.ones_like(rows[source])
         named = self.pieces[kind if "." in kind or source == "user" else "item"].take(ids)
@@ -118,6 +122,42 @@ def parse(template) -> list[tuple[str, str]]:
                 )
             parts.append((name, ""))
     return parts
+
+
+def literal_text(template) -> str:
+    """What of a template is plain text."""
+    return " ".join(literal for kind, literal in parse(template) if kind == "text")
+
+
+def named_texts(dataset, templates) -> dict[str, list[str]]:
+    """What templates name besides codes of items, written out by id: ``user``, and columns such as ``item.title``.
+
+    Raises:
+        UserError: a column that the data set lacks.
+    """
+    names = dict.fromkeys(kind for template in templates for kind, _ in parse(template))
+    found = {"user": [f"user {user}" for user in range(dataset.user_num)]} if "user" in names else {}
+    for name in names:
+        source, _, field = name.partition(".")
+        if field:
+            table = dataset.get_item_feature() if source == "item" else dataset.get_user_feature()
+            found[name] = _column_texts(dataset, table, field, name)
+    return found
+
+
+def _column_texts(dataset, table, field, name):
+    """(n,) texts of a column of the items or users."""
+    if field not in table:
+        raise UserError(
+            f"A template names {{{name}}}, and {dataset.dataset_name} has no such column; name it in load_col."
+        )
+    values = table[field]
+    if field in dataset.texts:
+        return dataset.texts[field][values]
+    if dataset.field2type[field] in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ):
+        words = dataset.field2id_token[field]
+        return [" ".join(words[row[row > 0]]) for row in values.view(len(values), -1).numpy()]
+    return [" ".join(f"{number:g}" for number in row) for row in values.view(len(values), -1).tolist()]
 
 
 def _literal(tokens, text):

@@ -6,31 +6,23 @@ or a sentence. Nothing is added to a vocabulary. Settings, formulas and cost: do
 Shapes: B rows, P vectors of context, L tokens, d dimensions of the backbone's tokens, I items (padding included).
 """
 
-import numpy as np
-import scipy.sparse as sp
 import torch
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
-from recbole_persona.data.histories import END
 from recbole_persona.data.task_batches import CANDIDATES, TASK
+from recbole_persona.data.texts import text_store
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import IGNORED, Backbone, token_loss
 from recbole_persona.lm.decoding import beam_search
-from recbole_persona.lm.item_codes import (
-    collaborative_codes,
-    collaborative_vectors,
-    random_codes,
-    semantic_codes,
-    sequential_codes,
-)
+from recbole_persona.lm.item_codes import CODES, item_codes
 from recbole_persona.lm.ragged import Ragged, concatenated
 from recbole_persona.lm.ranking import score_items
-from recbole_persona.lm.tasks import TASKS, Writer, parse
+from recbole_persona.lm.tasks import TASKS, Writer, literal_text, named_texts
 from recbole_persona.lm.trie import Candidates, Trie
 
-CODES = ("random", "sequential", "collaborative", "semantic")
 RANKINGS = ("beams", "score")
 WORDS = 512  # whole-word ids
 
@@ -52,49 +44,42 @@ class LanguageRecommender(SequentialRecommender):
         self.tasks = list(config["tasks"])
         _check(config, self.tasks)
         self.every_prefix = config["every_prefix"]
-        codes = item_codes(config, dataset)
+        self.text_field, self.longest_answer = config["explanation_field"], config["longest_answer"]
+        self.rank_by, self.n_beams, self.masks_history = config["rank_by"], config["n_beams"], config["mask_history"]
+        self.text_beams = config["text_beams"]
         asked = config["templates"] or {}
         self.templates = {task: tuple(asked.get(task, TASKS[task].templates)) for task in self.tasks}
-        self.text_field = config["explanation_field"]
-        texts = self._training_texts(dataset)
-        written = [text for templates in self.templates.values() for text in templates]
-        self.backbone = Backbone(config, [*texts, *(part for one in written for part in _literals(one))], codes.words)
+        templates = [text for texts in self.templates.values() for text in texts]
+        writes = "explanation" in self.tasks
+        store = text_store(dataset, self.text_field, "The task explanation") if writes else ()
+        learned = store[dataset.inter_feat[self.text_field].unique()] if writes else []  # of the training part
+        codes = item_codes(config, dataset)
+        named = named_texts(dataset, templates)
+        shown = [text for texts in named.values() for text in texts]
+        self.backbone = Backbone(config, [*learned, *shown, *map(literal_text, templates)], codes.words)
         self.is_causal = not self.backbone.is_seq2seq
-        self._tokenise(config, dataset, codes, texts)
         if self.every_prefix and not (self.is_causal and codes.fixed_length):
-            raise UserError("every_prefix needs a causal backbone, such as scratch:gpt2-small, and codes of one length.")
+            raise UserError(
+                "every_prefix needs a causal backbone, such as scratch:gpt2-small, and codes of one length."
+            )
+        pieces = {name: self.backbone.ragged(texts) for name, texts in named.items()}
+        pieces["item"] = self.backbone.ragged(codes.texts)
+        self.writers = {task: Writer(texts, self.backbone.tokens, pieces) for task, texts in self.templates.items()}
+        end = [] if codes.fixed_length else [self.backbone.eos]
+        self.answers = concatenated([pieces["item"], Ragged.of([[]] + [end] * (self.n_items - 1))])
+        self.trie = Trie.build(self.answers.padded(fill=-1)[0])
+        self.sentences = self._sentences(store)
         size = self.backbone.dimension
         self.word_embedding = nn.Embedding(WORDS, size, padding_idx=0) if config["whole_words"] else None
         if self.word_embedding is not None:
             nn.init.normal_(self.word_embedding.weight, std=self.backbone.token_norm() / size**0.5)
             self.word_embedding.weight.data[0] = 0
-        self.longest_answer = config["longest_answer"]
-        self.rank_by, self.n_beams, self.masks_history = config["rank_by"], config["n_beams"], config["mask_history"]
-        codes, _ = self.answers.padded(fill=-1)
-        self.trie = Trie.build(codes)
 
-    def _training_texts(self, dataset):
-        """The sentences of the training part, by their places in the store; none where no task writes."""
-        if "explanation" not in self.tasks or self.text_field not in dataset.inter_feat:
-            return []
-        return dataset.texts[self.text_field][dataset.inter_feat[self.text_field].unique()]
-
-    def _tokenise(self, config, dataset, codes, texts):
-        """Items, users, and whatever else a template names, as tokens."""
-        tokenizer = self.backbone.tokenizer
-        names = np.array(codes.words)
-        items = ["" if row[0] < 0 else " ".join(names[row[row >= 0]]) for row in codes.symbols]
-        users = [f"user {user}" for user in range(self.n_users)] if self._named("user") else []
-        self.pieces = {"item": _tokenised(tokenizer, items), "user": _tokenised(tokenizer, users)}
-        end = [] if codes.fixed_length else [self.backbone.eos]
-        ends = Ragged.of([[]] + [end] * (self.n_items - 1))
-        self.answers = concatenated([self.pieces["item"], ends])  # the code of every item, as an answer
-        self.writers = {
-            task: Writer(templates, self.backbone.tokens, self.pieces) for task, templates in self.templates.items()
-        }
-
-    def _named(self, name):
-        return any(name == kind for one in self.templates.values() for text in one for kind, _ in parse(text))
+    def _sentences(self, store):
+        """Ragged: the sentences by their places in the store, cut to ``longest_answer`` tokens, the end counted."""
+        found = self.backbone.ragged([store[place] for place in range(len(store))])
+        ends = Ragged.of([[self.backbone.eos]] * len(store))
+        return concatenated([found.first(self.longest_answer - 1), ends])
 
     # The context
 
@@ -112,7 +97,10 @@ class LanguageRecommender(SequentialRecommender):
         template = int(torch.randint(len(self.templates[task]), ()))
         prompt, answer = self._prompt(interaction, task, template), self._answers(interaction, task)
         if self.is_causal:
-            whole, labels = concatenated([prompt.tokens, answer]), concatenated([_filled(prompt.tokens, IGNORED), answer])
+            whole, labels = (
+                concatenated([prompt.tokens, answer]),
+                concatenated([_filled(prompt.tokens, IGNORED), answer]),
+            )
             return self._causal_loss(interaction, task, whole, concatenated([prompt.words, _filled(answer, 0)]), labels)
         vectors, mask = self._vectors(interaction, task, prompt.tokens, prompt.words)
         labels, _ = answer.padded(fill=IGNORED)
@@ -124,7 +112,6 @@ class LanguageRecommender(SequentialRecommender):
         rows = {name: interaction[name].cpu() for name in (self.ITEM_SEQ, f"next_{self.ITEM_SEQ}", self.ITEM_SEQ_LEN)}
         length, following = rows[self.ITEM_SEQ_LEN], rows[f"next_{self.ITEM_SEQ}"]
         inside = torch.arange(following.shape[1]) < length.unsqueeze(1)
-        items = torch.cat([rows[self.ITEM_SEQ][:, :1], following], dim=1)  # (B, T + 1); 0: no target
         shown = torch.cat([rows[self.ITEM_SEQ], torch.zeros_like(length).unsqueeze(1)], dim=1)
         last = torch.arange(len(length)), length
         shown[last] = following[last[0], length - 1]
@@ -198,7 +185,20 @@ class LanguageRecommender(SequentialRecommender):
     def predict(self, interaction):
         """(B,) log-likelihoods of the rows' items."""
         items = interaction[self.ITEM_ID].unsqueeze(1)
-        return score_items(self.backbone.bare, self.trie, items, **self._inputs(interaction, "sequential")).gather(1, items).squeeze(1)
+        return (
+            score_items(self.backbone.bare, self.trie, items, **self._inputs(interaction, "sequential"))
+            .gather(1, items)
+            .squeeze(1)
+        )
+
+    @torch.no_grad()
+    def score_candidates(self, interaction, items):
+        """(B, C) log-likelihoods of candidates (B, C): named in the prompt of ``topn`` where the model has learned that, in
+        the order of their ids."""
+        task = "topn" if "topn" in self.tasks else "sequential"
+        interaction.update(Interaction({CANDIDATES: items.sort(dim=1).values}))
+        scores = score_items(self.backbone.bare, self.trie, items, **self._inputs(interaction, task))
+        return scores.gather(1, items)
 
     @torch.no_grad()
     def full_sort_predict(self, interaction):
@@ -211,59 +211,43 @@ class LanguageRecommender(SequentialRecommender):
         scores = found.new_full((len(items), self.n_items), -torch.inf)
         return scores.scatter_(1, items, found).view(-1)
 
+    # Sentences
+
+    @torch.no_grad()
+    def generate(self, interaction, task="explanation") -> list[str]:
+        """The sentence for each row, by beam search with ``text_beams``.
+
+        Raises:
+            UserError: a task that the model has not learned, or that is answered with an item.
+        """
+        if task not in self.tasks or TASKS[task].target != "text":
+            learned = [name for name in self.tasks if TASKS[name].target == "text"]
+            raise UserError(
+                f"{type(self).__name__} writes sentences for {', '.join(learned) or 'no task'}, not for {task!r}."
+            )
+        made = self.backbone.llm.generate(
+            **self._inputs(interaction, task),
+            max_new_tokens=self.longest_answer,
+            num_beams=self.text_beams,
+            do_sample=False,
+            pad_token_id=self.backbone.pad,
+            eos_token_id=self.backbone.eos,
+        )
+        return [text.strip() for text in self.backbone.tokenizer.batch_decode(made, skip_special_tokens=True)]
+
     def _unseen(self, interaction):
         allowed = torch.ones(len(interaction), self.n_items, dtype=torch.bool, device=interaction[self.ITEM_SEQ].device)
         return Candidates(self.trie, allowed.scatter_(1, interaction[self.ITEM_SEQ], False))
 
 
-def item_codes(config, dataset):
-    """Codes of all items by the key ``item_codes``, made of the training part."""
-    kind, seed = config["item_codes"], config["split_seed"]
-    if kind == "random":
-        return random_codes(dataset.item_num, seed)
-    if kind == "sequential":
-        return sequential_codes(in_order_of_users(dataset), dataset.item_num)
-    met = training_matrix(dataset)
-    if kind == "collaborative":
-        return collaborative_codes(met, seed)
-    return semantic_codes(collaborative_vectors(met, seed), seed)
-
-
-def training_matrix(dataset):
-    """(n_users, n_items) sparse array of ones, the pairs of the training part."""
-    met = sp.csr_array(dataset.inter_matrix(form="csr"), dtype=float)
-    met.data[:] = 1
-    return met
-
-
-def in_order_of_users(dataset):
-    """(N,) items of the training part, user by user, each user's from the oldest to the newest."""
-    rows = dataset.inter_feat
-    flat, targets = rows.histories.flat, rows[END].numpy()
-    users, n_users = flat[dataset.uid_field].numpy(), dataset.user_num
-    last = np.full(n_users, -1)
-    np.maximum.at(last, users[targets], targets)
-    return flat[dataset.iid_field].numpy()[np.arange(len(users)) <= last[users]]
-
-
 def _check(config, tasks):
     """UserError for values that mean nothing."""
-    if not tasks or not set(tasks) <= set(TASKS) or len(set(tasks)) < len(tasks):
-        raise UserError(f"tasks is a list of some of {', '.join(TASKS)}, not {config['tasks']!r}.")
     for key, allowed in (("item_codes", CODES), ("rank_by", RANKINGS)):
         if config[key] not in allowed:
             raise UserError(f"{key} is one of {', '.join(allowed)}, not {config[key]!r}.")
     for task in config["templates"] or {}:
         if task not in tasks:
             raise UserError(f"templates has some for {task!r}, which is none of the tasks.")
-
-
-def _tokenised(tokenizer, texts):
-    return Ragged.of(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
-
-
-def _literals(template):
-    return [literal for kind, literal in parse(template) if kind == "text"]
 
 
 def _filled(ragged, value):

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from recbole_persona.errors import UserError
-from recbole_persona.layers.explanation import Explanation
 from recbole_persona.layers.matrix_factorisation import factorise
 from recbole_persona.layers.neighbour_attention import NeighbourAttention
 from recbole_persona.layers.neighbours import nearest_users
-from recbole_persona.models.language import training_matrix
+from recbole_persona.lm.item_codes import training_matrix
 from recbole_persona.models.pod import POD
 
 CONTROLS = ("random_vectors", "random_neighbours", "mean")
@@ -32,7 +31,9 @@ class PeaPOD(POD):
         _check(config)
         vectors = self._user_vectors(config, dataset)  # (U, D)
         if config["n_heads"] < 1 or vectors.shape[1] % config["n_heads"]:
-            raise UserError(f"n_heads divides the dimension of user vectors ({vectors.shape[1]}), which {config['n_heads']} does not.")
+            raise UserError(
+                f"n_heads divides the dimension of user vectors ({vectors.shape[1]}), which {config['n_heads']} does not."
+            )
         known = vectors.abs().sum(dim=1) > 0
         neighbours = nearest_users(vectors, config["n_neighbours"], known)
         if config["control"] == "random_neighbours":

@@ -1,0 +1,163 @@
+"""Prompts put together from pieces, codes of items, and a tokenizer of one's own, against slow ways."""
+
+import functools
+import itertools
+import operator
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_persona.errors import UserError
+from recbole_persona.lm import item_codes
+from recbole_persona.lm.ragged import Ragged, concatenated
+from recbole_persona.lm.tasks import Writer, parse
+from recbole_persona.lm.tokenizers import trained_tokenizer
+
+torch.set_num_threads(1)
+
+ROWS = st.lists(st.lists(st.integers(0, 99), max_size=4), min_size=1, max_size=6)
+
+
+def listed(ragged):
+    return [ragged.values[start:end].tolist() for start, end in itertools.pairwise(ragged.offsets.tolist())]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=ROWS, data=st.data())
+def test_ragged_rows_are_lists(rows, data):
+    ragged = Ragged.of(rows)
+    assert listed(ragged) == rows
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8))
+    assert listed(ragged.take(torch.tensor(chosen, dtype=torch.int64))) == [rows[row] for row in chosen]
+    assert listed(ragged.first(2)) == [row[:2] for row in rows]
+    cut = data.draw(st.integers(0, len(rows)))
+    joined = ragged.joined(torch.tensor([cut, len(rows) - cut]))
+    assert listed(joined) == [
+        functools.reduce(operator.iadd, rows[:cut], []),
+        functools.reduce(operator.iadd, rows[cut:], []),
+    ]
+    assert listed(concatenated([ragged, ragged.first(1), ragged])) == [row + row[:1] + row for row in rows]
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=ROWS, side=st.sampled_from(["left", "right"]))
+def test_padding_goes_to_one_side(rows, side):
+    values, mask = Ragged.of(rows).padded(side, fill=-1)
+    width = max(map(len, rows))
+    for row, own, inside in zip(rows, values.tolist(), mask.tolist()):
+        filled, hidden = [-1] * (width - len(row)), [False] * (width - len(row))
+        assert own == (filled + row if side == "left" else row + filled)
+        assert inside == (hidden + [True] * len(row) if side == "left" else [True] * len(row) + hidden)
+
+
+def test_prompts_are_those_written_row_by_row():
+    codes = [[], [11, 12], [21], [31, 32, 33], [41]]
+    titles, users = [[], [5], [6, 7], [8], [9, 9]], [[0], [1, 1], [2]]
+    pieces = {"item": Ragged.of(codes), "item.title": Ragged.of(titles), "user": Ragged.of(users)}
+    words = {"asks": [100], "for": [101], "of": [102]}
+    template = "{user} asks for {item} {item.title} of {history} for {candidates}"
+    writer = Writer([template], lambda text: [token for word in text.split() for token in words[word]], pieces)
+    rows = {
+        "user": torch.tensor([1, 2]),
+        "item": torch.tensor([3, 1]),
+        "history": torch.tensor([[1, 2, 0], [4, 0, 0]]),
+        "length": torch.tensor([2, 1]),
+        "candidates": torch.tensor([[3, 4], [2, 1]]),
+    }
+    prompts = writer.write(-1, rows)
+    for number, (tokens, mentioned) in enumerate(zip(listed(prompts.tokens), listed(prompts.words))):
+        item, history = int(rows["item"][number]), rows["history"][number][: rows["length"][number]].tolist()
+        named = [users[rows["user"][number]], None, codes[item], titles[item], None]
+        mentions = [
+            named[0],
+            codes[item],
+            *(codes[i] for i in history),
+            *(codes[i] for i in rows["candidates"][number]),
+        ]
+        expected = (
+            mentions[0]
+            + [100, 101]
+            + mentions[1]
+            + titles[item]
+            + [102]
+            + functools.reduce(operator.iadd, mentions[2 : 2 + len(history)], [])
+            + [101]
+        )
+        expected += functools.reduce(operator.iadd, mentions[2 + len(history) :], [])
+        assert tokens == expected
+        by_number = {}
+        for token, word in zip(tokens, mentioned):
+            by_number.setdefault(word, []).append(token)
+        assert by_number.pop(0) == [100, 101] + titles[item] + [102, 101]
+        assert [by_number[word] for word in sorted(by_number)] == mentions
+
+
+@pytest.mark.parametrize("template", ["{who}", "{item title}", "{titles.item}"])
+def test_a_template_that_names_nothing_known(template):
+    with pytest.raises(UserError, match="The template"):
+        parse(template)
+
+
+def test_a_tokenizer_is_the_same_each_time_and_keeps_words_whole():
+    texts = ["The sound is warm, isn't it?", "It's a naïve café: 42 strings!", "The sound of 7 strings"] * 3
+    words = ["<a_1>", "<a_10>", "<b_1>"]
+    one, two = (trained_tokenizer(texts, words, 300) for _ in range(2))
+    assert one.backend_tokenizer.to_str() == two.backend_tokenizer.to_str()
+    assert [token.strip() for token in one.tokenize("<a_1> <b_1> <a_10><a_1>")] == ["<a_1>", "<b_1>", "<a_10>", "<a_1>"]
+    for text in texts:
+        assert one.decode(one(text, add_special_tokens=False)["input_ids"]).strip() == text
+    assert one.unk_token_id in one("日本")["input_ids"]
+
+
+# Codes
+
+
+def met(users=40, items=90, seed=0):
+    found = np.random.default_rng(seed).random((users, items)) < 0.15
+    found[:, 0] = False
+    return sp.csr_array(found.astype(float))
+
+
+MADE = {
+    "random": lambda: item_codes.random_codes(90, 3),
+    "sequential": lambda: item_codes.sequential_codes(np.array([5, 7, 5, 3]), 90),
+    "collaborative": lambda: item_codes.collaborative_codes(met(), 3),
+    "semantic": lambda: item_codes.semantic_codes(item_codes.collaborative_vectors(met(), 3, 8), 3, 2, 8),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_every_item_has_a_code_of_its_own_that_begins_no_other(kind):
+    codes = MADE[kind]()
+    assert (codes.symbols[0] == -1).all() and len(codes.symbols) == 90
+    assert codes.symbols.max() < len(codes.words) == len(set(codes.words))
+    rows = [tuple(row[row >= 0].tolist()) for row in codes.symbols[1:]]
+    assert all(rows) and len(set(rows)) == 89
+    assert not any(a != b and b[: len(a)] == a for a in rows for b in rows)
+    assert (MADE[kind]().symbols == codes.symbols).all()
+    assert len(codes.texts[1].split()) == len(rows[0]) and codes.texts[0] == ""
+    used = [set(column[column >= 0]) for column in codes.symbols.T]
+    assert not any(a & b for a, b in itertools.combinations(used, 2))  # a symbol belongs to one place
+
+
+def test_sequential_numbers_follow_the_training_part():
+    codes = item_codes.sequential_codes(np.array([5, 7, 5, 3]), 300)
+    base = item_codes.BASE
+    symbols = codes.symbols - np.array([0, codes.symbols[1:, 0].max() + 1])
+    assert [symbols[item] @ [base, 1] for item in (5, 7, 3, 1, 2, 4)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_residual_levels_divide_what_is_left_over():
+    vectors = item_codes.collaborative_vectors(met(60, 200), 0, 16)
+    normed = vectors[1:] / np.linalg.norm(vectors[1:], axis=1, keepdims=True)
+    codes = item_codes.semantic_codes(vectors, 0, 2, 6).symbols[1:]
+    left = []
+    for level in (1, 2):
+        _, group = np.unique(codes[:, :level], axis=0, return_inverse=True)
+        means = np.stack([normed[group.ravel() == g].mean(axis=0) for g in range(group.max() + 1)])
+        left.append(np.square(normed - means[group.ravel()]).sum())
+    assert left[1] < left[0] < np.square(normed - normed.mean(axis=0)).sum()

@@ -1,0 +1,195 @@
+"""POD and PeaPOD: prompts and losses against slow ways, lists of items, and what the context depends on."""
+
+import pytest
+import torch
+import upstream_models
+from small_pod import small_pod
+
+from recbole_persona.data.task_batches import CANDIDATES, TASK
+from recbole_persona.errors import UserError
+from recbole_persona.lm.backbone import IGNORED, token_loss
+
+torch.set_num_threads(1)
+BACKBONES = ["scratch:tiny", "scratch:gpt2-tiny"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return upstream_models.write_tiny(tmp_path_factory.mktemp("data"))
+
+
+def held_out(loaders, number=6):
+    return loaders[2]._dataset[torch.arange(number)]
+
+
+def slow_scores(model, rows, task="sequential"):
+    """log p(code) of every item for every row by teacher forcing, one pair at a time, from the text of the prompt."""
+    scores = torch.full((len(rows), model.n_items), -torch.inf, dtype=torch.float64)
+    codes, lengths = model.answers, model.answers.lengths
+    for row in range(len(rows)):
+        one = rows[[row]]
+        written = model.writers[task].write(-1, model._rows(one))
+        context = model.context(one, task)
+        words = model.backbone.embed(written.tokens.values)
+        if model.word_embedding is not None:
+            words = words + model.word_embedding(written.words.values)
+        prompt = torch.cat([context[0], words]).unsqueeze(0)
+        for item in range(1, model.n_items):
+            code = codes.take(torch.tensor([item])).values
+            if model.is_causal:
+                vectors = torch.cat([prompt, model.backbone.embed(code).unsqueeze(0)], dim=1)
+                logits = model.backbone.llm(inputs_embeds=vectors).logits[0, prompt.shape[1] - 1 : -1]
+            else:
+                logits = model.backbone.llm(inputs_embeds=prompt, labels=code.unsqueeze(0)).logits[0]
+            steps = torch.arange(int(lengths[item]))
+            scores[row, item] = logits.log_softmax(dim=-1)[steps, code].sum()
+    return scores
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("codes", ["semantic", "collaborative"])
+@pytest.mark.parametrize("name", ["POD", "PeaPOD"])
+@torch.no_grad()
+def test_scores_are_likelihoods_of_codes(data, name, backbone, codes):
+    model, loaders = small_pod(data, name, backbone=backbone, item_codes=codes, rank_by="score")
+    rows = held_out(loaders, 3)
+    expected = slow_scores(model, rows)
+    torch.testing.assert_close(model.full_sort_predict(rows).view(3, -1), expected)
+    torch.testing.assert_close(model.predict(rows), expected[torch.arange(3), rows["item_id"]])
+    model.rank_by, model.n_beams = "beams", model.n_items - 1
+    torch.testing.assert_close(model.full_sort_predict(rows).view(3, -1), expected)
+
+
+@torch.no_grad()
+def test_beams_leave_out_what_the_user_has_seen(data):
+    model, loaders = small_pod(data, mask_history=True)
+    rows = held_out(loaders)
+    scores = model.full_sort_predict(rows).view(len(rows), -1)
+    assert (scores.isfinite().sum(dim=1) == 7).all()
+    assert scores.gather(1, rows["item_id_list"]).isinf().all()
+
+
+@torch.no_grad()
+def test_candidates_are_named_in_the_prompt(data):
+    model, loaders = small_pod(data, tasks=["topn"])
+    rows = held_out(loaders, 4)
+    items = torch.stack([torch.randperm(model.n_items - 1)[:5] + 1 for _ in range(4)])
+    scores = model.score_candidates(rows, items)
+    turned = model.score_candidates(held_out(loaders, 4), items.flip(1))
+    torch.testing.assert_close(scores, turned.flip(1))  # the order that they come in says nothing
+    rows[CANDIDATES] = items.sort(dim=1).values
+    torch.testing.assert_close(scores, slow_scores(model, rows, "topn").gather(1, items))
+
+
+# Losses
+
+
+def test_the_loss_is_the_mean_over_the_tokens_of_the_answers(data):
+    for backbone in BACKBONES:
+        model, loaders = small_pod(data, backbone=backbone, templates={"sequential": ["{history}"]})
+        rows = next(iter(loaders[0]))[:5]
+        expected = slow_scores(model, rows)[torch.arange(5), rows["item_id"]]
+        lengths = model.answers.lengths[rows["item_id"]]
+        assert model.calculate_loss(rows).item() == pytest.approx(-expected.sum().item() / lengths.sum().item())
+
+
+def test_every_prefix_is_asked_for_in_one_pass(data):
+    """The windows' loss is that of all rows, each with its own prompt."""
+    settings = {"backbone": "scratch:gpt2-tiny", "whole_words": False, "train_batch_size": 10_000}
+    windows, loaders = small_pod(data, every_prefix=True, **settings)
+    model, of_rows = small_pod(data, **settings)
+    model.load_state_dict(windows.state_dict())
+    (batch,), (rows,) = loaders[0], of_rows[0]
+    assert int((batch["next_item_id_list"] > 0).sum()) == len(rows)
+    torch.testing.assert_close(windows.calculate_loss(batch), model.calculate_loss(rows))
+
+
+def test_tasks_take_turns_in_batches_of_their_own(data):
+    model, loaders = small_pod(data, tasks=["sequential", "topn"])
+    seen = {0: 0, 1: 0}
+    for batch in loaders[0]:
+        (task,) = batch[TASK].unique().tolist()
+        seen[task] += len(batch)
+        assert (CANDIDATES in batch) == (task == 1)
+        if task == 1:
+            assert (batch[CANDIDATES] == batch["item_id"].unsqueeze(1)).sum(dim=1).eq(1).all()
+        assert model.calculate_loss(batch).isfinite()
+    assert seen[0] == seen[1] == len(loaders[0]._dataset.inter_feat)
+
+
+def test_losses_fall(data):
+    for backbone in BACKBONES:
+        model, loaders = small_pod(data, backbone=backbone, every_prefix="gpt2" in backbone)
+        optimiser = torch.optim.Adam(model.float().parameters(), 3e-3)
+        means = []
+        for _ in range(6):
+            losses = []
+            for batch in loaders[0]:
+                optimiser.zero_grad()
+                losses.append(model.calculate_loss(batch))
+                losses[-1].backward()
+                optimiser.step()
+            means.append(torch.stack(losses).mean().item())
+        assert means[-1] < 0.8 * means[0]
+
+
+def test_ignored_labels_have_no_part_in_the_loss():
+    logits, labels = torch.randn(2, 3, 5), torch.tensor([[1, IGNORED, 4], [IGNORED, IGNORED, 0]])
+    picked = [-logits[r, t].log_softmax(0)[labels[r, t]] for r, t in ((0, 0), (0, 2), (1, 2))]
+    torch.testing.assert_close(token_loss(logits, labels), torch.stack(picked).mean())
+
+
+# The context
+
+
+@torch.no_grad()
+def test_the_context_is_made_of_neighbours(data):
+    model, loaders = small_pod(data)
+    rows = held_out(loaders)
+    before = model.context(rows, "sequential")
+    assert before.shape == (6, 6, 64)
+    torch.testing.assert_close(before[:, :3], model.task_prompts[0].expand(6, -1, -1))
+    user = int(rows["user_id"][0])
+    stranger = next(u for u in range(1, len(model.user_vectors)) if u not in [user, *model.neighbours[user].tolist()])
+    model.user_vectors[stranger] = 1.0
+    torch.testing.assert_close(model.context(rows, "sequential")[0], before[0])
+    model.user_vectors[model.neighbours[user][0]] = 1.0
+    assert not torch.allclose(model.context(rows, "sequential")[0], before[0])
+
+
+@torch.no_grad()
+def test_controls(data):
+    plain, loaders = small_pod(data)
+    rows = held_out(loaders)
+    mean, _ = small_pod(data, control="mean")
+    weights, _ = mean._attend(rows["user_id"])
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / 4))
+    for control in ("random_vectors", "random_neighbours"):
+        other, _ = small_pod(data, control=control)
+        assert not torch.equal(other.neighbours, plain.neighbours)
+    assert torch.equal(other.user_vectors, plain.user_vectors)
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"backbone": "no/such-model"}, "neither a folder nor in the cache"),
+        ({"backbone": "scratch:huge"}, "A backbone from scratch is"),
+        ({"adapt": "lora"}, "has learned nothing yet"),
+        ({"tasks": ["chat"]}, "tasks is a list of some of"),
+        ({"tasks": ["explanation"]}, "holds no text"),
+        ({"templates": {"topn": ["{history}"]}}, "none of the tasks"),
+        ({"templates": {"sequential": ["{item.title}"]}}, "no such column"),
+        ({"every_prefix": True}, "needs a causal backbone"),
+        ({"item_codes": "alphabetical"}, "item_codes is one of"),
+        ({"rank_by": "chance"}, "rank_by is one of"),
+        ({"n_beams": 1000}, "more beams|items"),
+        ({"n_heads": 3}, "n_heads divides"),
+        ({"control": "none"}, "control is one of"),
+        ({"task_schedule": "random"}, "task_schedule is one of"),
+    ],
+)
+def test_a_mistake_is_one_sentence(data, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        model, loaders = small_pod(data, **settings)
+        model.full_sort_predict(held_out(loaders))
