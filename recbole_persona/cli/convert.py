@@ -12,6 +12,7 @@ from recbole_persona.cli.tables import print_table
 FORMS = {
     "movielens": "a MovieLens folder: ml-100k, ml-1m, ml-10m, or the csv form",
     "amazon": "Amazon reviews, JSON lines, plain or gz: 2014, 2018, 2023",
+    "reviews": "the same reviews: of each one sentence that explains, and the feature that it names",
     "sequences": "lines of `user item item …`, or of `user item` pairs, plain or gz",
     "lastfm": "plays of LastFM: user, artist, plays, separated by tabs",
     "split": "interactions that come split: a table with the columns user, item, split, or one for each part",
@@ -19,6 +20,7 @@ FORMS = {
 FILES = {
     "movielens": {},
     "amazon": {"items": "item metadata, JSON lines"},
+    "reviews": {"items": "item metadata, JSON lines"},
     "sequences": {
         "times": "lines of `user seconds seconds …` since the item before; the position is the time without it",
         "attributes": "JSON object of attribute ids by item",
@@ -45,6 +47,10 @@ def add_arguments(parser) -> None:
         )
         for name, meaning in FILES[form].items():
             options.add_argument(f"--{name}", metavar="FILE", help=meaning)
+        if form == "reviews":
+            options.add_argument(
+                "--nouns", help="what tells nouns from other words: wordnet (default where it is installed) or patterns"
+            )
     checkpoint = forms.add_parser("checkpoint", help="a checkpoint of RecBole (.pth) as a safe file")
     checkpoint.add_argument("source", metavar="OLD.pth")
     checkpoint.add_argument("target", metavar="NEW.safetensors")
@@ -61,9 +67,12 @@ def main(arguments) -> int:
     from recbole_persona.data.convert import convert
 
     files = {key: getattr(arguments, key) for key in (name.replace("-", "_") for name in FILES[arguments.form])}
+    if arguments.form == "reviews":
+        files["nouns"] = arguments.nouns
     done = convert(arguments.form, arguments.source, arguments.out, arguments.name, arguments.on_error, **files)
     rows = [(key, f"{getattr(done, key):,}") for key in ("users", "items", "interactions")]
     rows += [(f".{suffix}", ", ".join(columns)) for suffix, columns in done.columns.items()]
+    rows += [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in done.notes.items()]
     print_table(done.folder.name, {"": "left", "count or columns": "left"}, rows)
     print(
         f"folder: {done.folder}" + ("" if done.fresh else " (complete already, from the same input; nothing was done)")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_persona.data.planted_texts import OF_A_TASTE, item_features, reviews, vocabulary
 from recbole_persona.errors import UserError
 from recbole_persona.upstream.files import atomic_path
 
@@ -159,33 +160,40 @@ def write(folder, name: str, n_interactions: int, n_users: int, n_items: int, n_
     """Write ``folder/name/name.inter``, ``.item`` and ``.user`` and, apart from them, ``truth_*.tsv``.
 
     What a model may see and the truth are in different files: no setting of RecBole loads the truth. Block by block, so
-    that memory does not grow with the number of interactions; each file appears only when it is whole.
+    that memory does not grow with the number of interactions; each file appears only when it is whole. The features of
+    items, the ratings and the sentences are those of :mod:`recbole_persona.data.planted_texts`.
 
     Raises:
         UserError: as :func:`chunks`.
     """
     folder = Path(folder) / name
     names = [f"{name}.inter", f"{name}.item", f"{name}.user"]
-    names += ["truth_interactions.tsv", "truth_items.tsv", "truth_users.tsv"]
+    names += ["truth_interactions.tsv", "truth_items.tsv", "truth_users.tsv", "truth_features.tsv"]
     blocks = chunks(n_interactions, n_users, n_items, n_tastes, seed)
     block = next(blocks)  # impossible numbers are refused before a file is made
     with ExitStack() as stack:
         paths = [stack.enter_context(atomic_path(folder / file)) for file in names]
-        inter, item, user, truth, truth_items, truth_users = (
+        inter, item, user, truth, truth_items, truth_users, truth_features = (
             stack.enter_context(open(path, "w", encoding="utf-8", newline="\n")) for path in paths
         )
-        item.write("item_id:token\ttitle:token\tclass:token_seq\n")
+        item.write("item_id:token\ttitle:token\tclass:token_seq\tfeatures:token_seq\n")
         truth_items.write("item_id\ttaste\n")
+        words, features = vocabulary(n_tastes), item_features(block.item_tastes, seed)
         for number, (taste, genre) in enumerate(zip(block.item_tastes, _classes(block.item_tastes, n_tastes, seed))):
-            item.write(f"i{number + 1}\t{_title(number)}\t{genre}\n")
+            item.write(f"i{number + 1}\t{_title(number)}\t{genre}\t{' '.join(words[f] for f in features[number])}\n")
             truth_items.write(f"i{number + 1}\t{taste}\n")
-        inter.write("user_id:token\titem_id:token\ttimestamp:float\n")
+        truth_features.write("feature\ttaste\n")
+        truth_features.writelines(f"{word}\t{place // OF_A_TASTE}\n" for place, word in enumerate(words))
+        inter.write("user_id:token\titem_id:token\ttimestamp:float\trating:float\texplanation:text\tfeature:token\n")
         user.write("user_id:token\tname:token\n")
         truth.write("user_id\titem_id\ttaste\n")
         truth_users.write("user_id\ttaste\tshare\n")
         while block is not None:
-            for u, i, taste, position in block.interactions.tolist():
-                inter.write(f"u{u + 1}\ti{i + 1}\t{position + 1}\n")
+            written = reviews(
+                block.interactions, block.first_user, block.user_tastes, features, seed, block.first_user // BLOCK
+            )
+            for (u, i, taste, position), (rating, sentence, feature) in zip(block.interactions.tolist(), written):
+                inter.write(f"u{u + 1}\ti{i + 1}\t{position + 1}\t{rating}\t{sentence}\t{feature}\n")
                 truth.write(f"u{u + 1}\ti{i + 1}\t{taste}\n")
             for number, shares in enumerate(block.user_tastes, block.first_user):
                 user.write(f"u{number + 1}\t{_person(number)}\n")

@@ -4,15 +4,22 @@
 ``data_path: OUT`` and ``dataset: NAME``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_persona.data.convert import amazon, lastfm, movielens, sequences, split
+from recbole_persona.data.convert import amazon, lastfm, lexicon, movielens, reviews, sequences, split
 from recbole_persona.data.convert.atomic import fingerprint, is_whole, read_manifest, replaced_together
 from recbole_persona.data.convert.lines import Lines
 from recbole_persona.errors import UserError
 
-FORMS = {"movielens": movielens, "amazon": amazon, "sequences": sequences, "lastfm": lastfm, "split": split}
+FORMS = {
+    "movielens": movielens,
+    "amazon": amazon,
+    "reviews": reviews,
+    "sequences": sequences,
+    "lastfm": lastfm,
+    "split": split,
+}
 VERSION = "recbole_persona.convert/1"  # of the manifest, and of what convert makes from an input
 
 
@@ -27,6 +34,7 @@ class Conversion:
         n_left_out: number of bad lines that were left out.
         left_out: the first of them, "FILE, line N: why".
         fresh: false when the files of an earlier run were found whole, and nothing was done.
+        notes: what else a form tells of its work, by name.
     """
 
     folder: Path
@@ -37,9 +45,10 @@ class Conversion:
     n_left_out: int
     left_out: list[str]
     fresh: bool
+    notes: dict = field(default_factory=dict)
 
 
-def convert(form, source, out="dataset", name=None, on_error="refuse", **files) -> Conversion:
+def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=None, **files) -> Conversion:
     """Write the atomic files of one data set; do nothing if they stand there already, made from the same input.
 
     Args:
@@ -48,6 +57,7 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", **files) 
         out: folder of data sets, RecBole's ``data_path``.
         name: of the data set; the name of ``source`` without its endings if None.
         on_error: ``refuse`` (a bad line ends it, nothing is written) or ``keep`` (bad lines are left out and counted).
+        nouns: for ``reviews``, what tells nouns from other words: ``wordnet`` or ``patterns``; the first if installed when None.
         files: further input files, as the ``inputs`` of the form takes them.
 
     Raises:
@@ -57,6 +67,7 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", **files) 
     files = {key: Path(path) for key, path in files.items() if path is not None}
     if on_error not in ("refuse", "keep"):
         raise UserError(f"--on-error is refuse or keep, not {on_error!r}.")
+    settings = {"nouns": lexicon.chosen(nouns)} if form == "reviews" else {}
     name = _checked_name(name or _stem(source))
     folder = Path(out) / name
     inputs = module.inputs(source, **files)
@@ -66,7 +77,7 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", **files) 
     manifest = {
         "format": VERSION,
         "form": form,
-        "options": {"on_error": on_error, **{key: path.name for key, path in files.items()}},
+        "options": {"on_error": on_error, **settings, **{key: path.name for key, path in files.items()}},
         "inputs": [{"file": path.name, **fingerprint(path)} for path in inputs],
     }
     old = read_manifest(folder, name)
@@ -74,7 +85,7 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", **files) 
         return Conversion(folder, **old["result"], fresh=False)
     lines = Lines(on_error == "keep")
     with replaced_together(folder, name, manifest) as tables:
-        module.convert(source, lines, tables, **files)
+        notes = module.convert(source, lines, tables, **settings, **files)
         if not tables.interactions:
             why = f" (the first bad line: {lines.left_out[0]})" if lines.left_out else ""
             raise UserError(f"{source} holds no interaction that can be read{why}; nothing was written.")
@@ -85,6 +96,7 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", **files) 
             "columns": {suffix: list(table.columns) for suffix, table in tables.files.items()},
             "n_left_out": lines.n_left_out,
             "left_out": lines.left_out,
+            **({"notes": notes} if notes else {}),
         }
     return Conversion(folder, **manifest["result"], fresh=True)
 

@@ -43,7 +43,7 @@ def inputs(source: Path, items: Path | None = None) -> list[Path]:
 
 def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> None:
     """Write ``.inter``, and with a file of item metadata ``.item`` of the items that have reviews."""
-    form, first = _form(source)
+    form, first = form_of(source)
     verified = next((key for key in ("verified", "verified_purchase") if key in first), None)
     votes = isinstance(first.get("helpful"), list)  # [helpful, all]; later forms have the helpful ones alone
     extra = ({"votes": "float"} if votes else {}) | ({"verified": "token"} if verified else {})
@@ -51,25 +51,35 @@ def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> No
 
     def take(text):
         review = record(text)
-        item = next((review[key] for key in form.items if review.get(key)), None)
-        values = [
-            number(review.get(form.rating), f"rating ({form.rating})"),
-            number(review.get(form.time), f"time ({form.time})") / form.time_unit,
-            *(_votes(review) if votes else _votes(review)[:1]),
-        ]
+        values = [*rating_and_time(review, form), *(_votes(review) if votes else _votes(review)[:1])]
         if verified:
             values.append("yes" if review.get(verified) else "no")
-        user = token_id(review.get(form.user), f"user ({form.user})")
-        item = token_id(item, f"item ({form.items[0]})")
-        tables.interact(user, item, *values, review.get(form.summary), review.get(form.text))
+        tables.interact(*ids(review, form), *values, review.get(form.summary), review.get(form.text))
 
     lines.each(source, take)
     if items is not None:
-        with tables.describing("item", ITEM) as write:
-            lines.each(items, lambda text: _describe(text, tables.items, write))
+        describe(items, lines, tables)
 
 
-def _form(source) -> tuple[Form, dict]:
+def describe(items: Path, lines: Lines, tables) -> None:
+    """Write ``.item`` from a file of metadata."""
+    with tables.describing("item", ITEM) as write:
+        lines.each(items, lambda text: _describe(text, tables.items, write))
+
+
+def ids(review, form) -> tuple[str, str]:
+    """The user and the item of a review; BadLine when one is missing."""
+    item = next((review[key] for key in form.items if review.get(key)), None)
+    return token_id(review.get(form.user), f"user ({form.user})"), token_id(item, f"item ({form.items[0]})")
+
+
+def rating_and_time(review, form) -> tuple[float, float]:
+    """The rating, and the time in seconds; BadLine when one is no number."""
+    rating = number(review.get(form.rating), f"rating ({form.rating})")
+    return rating, number(review.get(form.time), f"time ({form.time})") / form.time_unit
+
+
+def form_of(source) -> tuple[Form, dict]:
     """The form of the first line that has one, and that line."""
     for _, line in raw_lines(source):
         try:

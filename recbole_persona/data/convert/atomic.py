@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from pandas._libs.parsers import STR_NA_VALUES  # pandas has no public name for the words that it reads as empty cells
 
 from recbole_persona.data.convert.lines import BadLine
+from recbole_persona.data.texts import escaped
 from recbole_persona.errors import UserError
 from recbole_persona.upstream.files import remove_leftovers
 
@@ -81,7 +82,12 @@ def number_cell(value) -> str:
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
-_CELLS = {"token": text_cell, "token_seq": sequence_cell, "float": number_cell}
+def whole_cell(text) -> str:
+    """A text for a column of type ``text``, which keeps all but halves of surrogate pairs; None is an empty cell."""
+    return "" if text is None else escaped(_SURROGATES.sub("\ufffd", str(text)))
+
+
+_CELLS = {"token": text_cell, "token_seq": sequence_cell, "float": number_cell, "text": whole_cell}
 
 
 class Table:

@@ -1,0 +1,139 @@
+"""Reviews as explanations: of each review one sentence that holds an opinion of a feature, and that feature.
+
+The input is that of ``amazon``. It is read three times: to tell nouns from other words, to mine the features, and to choose a
+sentence of each review. Memory holds words and ids.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+from recbole_persona.data.convert import amazon
+from recbole_persona.data.convert import opinions as known
+from recbole_persona.data.convert.lexicon import FEWEST, Remark, Usage, remarks
+from recbole_persona.data.convert.lines import BadLine, Lines, raw_lines
+from recbole_persona.data.convert.sentences import sentences, words
+from recbole_persona.errors import UserError
+
+INTER = {
+    "user_id": "token",
+    "item_id": "token",
+    "rating": "float",
+    "timestamp": "float",
+    "explanation": "text",
+    "feature": "token",
+}
+FEWEST_WORDS, MOST_WORDS = 3, 30
+SHORT = 20  # words; models are trained on sentences cut there
+FORMS = {"link": 3, "sense": 3, "adjective": 2, "liking": 2}  # how plainly a remark tells what is good or bad
+LEAST = 2
+
+inputs = amazon.inputs
+
+
+def convert(source: Path, lines: Lines, tables, nouns: str, items: Path | None = None) -> dict:
+    """Write ``.inter`` with a sentence and a feature where a review has them, and as ``amazon`` does ``.item``.
+
+    Returns:
+        How many features there are, and how many reviews have a sentence.
+    """
+    form, _ = amazon.form_of(source)
+    chooser = Chooser(lambda: texts(source, form), nouns)
+    if not chooser.features:
+        raise UserError(
+            f"{source} holds no feature: there is no noun that {FEWEST} reviews hold an opinion of; `convert amazon` needs none."
+        )
+    tables.open("inter", INTER)
+    explained = 0
+
+    def take(text):
+        nonlocal explained
+        review = amazon.record(text)
+        values = [*amazon.ids(review, form), *amazon.rating_and_time(review, form)]
+        sentence, feature = chooser.choose(review.get(form.text) or "") or ("", "")
+        tables.interact(*values, sentence, feature)
+        explained += bool(sentence)
+
+    lines.each(source, take)
+    if items is not None:
+        amazon.describe(items, lines, tables)
+    return {"nouns": nouns, "features": len(chooser.features), "explained": explained}
+
+
+def texts(source, form):
+    """The text of every review that can be read."""
+    for _, line in raw_lines(source):
+        try:
+            yield amazon.record(line.decode("utf-8", "replace")).get(form.text) or ""
+        except BadLine:
+            continue
+
+
+class Chooser:
+    """Features mined from reviews, and the sentence of a review that says most of one.
+
+    Args:
+        read: gives all texts; called twice.
+        nouns: how they are told from other words, one of ``lexicon.WAYS``.
+
+    Attributes:
+        features: words.
+    """
+
+    def __init__(self, read, nouns: str):
+        usage, held = Usage(), Counter()
+        for text in read():
+            for sentence in sentences(str(text)):
+                usage.add(words(sentence))
+        self.nouns, self.items = usage.nouns(nouns), usage.items()
+        for text in read():
+            cut = [words(sentence) for sentence in sentences(str(text))]
+            held.update({sentence[remark.place] for sentence in cut for remark in remarks(sentence, self.nouns)})
+        self.features = frozenset(word for word, reviews in held.items() if reviews >= FEWEST)
+
+    def choose(self, text) -> tuple[str, str] | None:
+        """The sentence and its feature; None when no sentence of the review says enough.
+
+        Of the sentences of 3 to 30 words that ask nothing it is the one with the strongest remark; of equal ones one of up to
+        20 words, then the first.
+        """
+        best, found = (LEAST, False), None
+        for sentence in sentences(str(text)):
+            cut = words(sentence)
+            length = sum(word[0].isalnum() for word in cut)
+            if not FEWEST_WORDS <= length <= MOST_WORDS or "?" in cut:
+                continue
+            for remark in remarks(cut, self.nouns):
+                rank = (self.strength(cut, remark), length <= SHORT)
+                if cut[remark.place] in self.features and (rank > best or (found is None and rank == best)):
+                    best, found = rank, (sentence, cut[remark.place])
+        return found
+
+    def strength(self, cut: list[str], remark: Remark) -> int:
+        """How much a remark explains: 2 to 4, less when it may be of something else; 0 when it says nothing.
+
+        A plain remark on an item as a whole ("a great pedal") says nothing, nor does a measure before its noun ("light strings").
+        """
+        described, measured = remark.opinion in known.DESCRIPTIONS, remark.opinion in known.MEASURES
+        if known.OWNERS & set(cut[max(0, remark.place - 3) : remark.place]):
+            return 0  # "my old amp"
+        if remark.form == "adjective" and measured:
+            return 0
+        if cut[remark.place] in self.items:
+            if not described and not (measured and remark.form == "link"):
+                return 0
+            if remark.form == "adjective" and not _is_predicate(cut, remark.place):
+                return 0
+        firm = remark.form in ("link", "sense")
+        strength = FORMS[remark.form] + described
+        told = remark.form == "adjective" and cut[0] == "i"  # what somebody did
+        return strength - (1 if firm else 2) * (told or not known.ELSEWHERE.isdisjoint(cut))
+
+
+def _is_predicate(cut, place) -> bool:
+    """Whether a phrase that ends at ``place`` is what the sentence says of the item: "it is a sturdy strap", "Sturdy strap"."""
+    at = place - 1
+    while at >= 0 and (
+        cut[at] in known.OPINIONS or cut[at] in known.DEGREES or cut[at] in ("a", "an", "one", "of", "and", ",")
+    ):
+        at -= 1
+    return at < 0 or cut[at] in ("is", "are", "was", "were", "be", "it's", "they're", "that's") or cut[at] in ".:;(-"
