@@ -246,23 +246,25 @@ for _name, _needs, _smaller in (
 ):
     register_metric(_name, f"recbole_persona.evaluate.metrics:{_name}", type="RANKING", needs=_needs, smaller=_smaller)
 
-_FEATURES = ("data.features",)
-for _name, _class, _needs in (
-    *((f"{_peter.lower()}{'-' * bool(_peter)}bleu-{_n}", f"{_peter}Bleu{_n}", ()) for _peter in ("", "Peter") for _n in (1, 2, 3, 4)),
-    *((f"{_peter.lower()}{'-' * bool(_peter)}rouge-{_n.lower()}", f"{_peter}Rouge{_n}", ()) for _peter in ("", "Peter") for _n in "12L"),
-    ("meteor", "Meteor", ()),
-    ("meteor-exact-stem", "MeteorExactStem", ()),
-    ("bertscore", "BertScoreF", ()),
-    ("usr", "USR", ()),
-    ("distinct-1", "Distinct1", ()),
-    ("distinct-2", "Distinct2", ()),
-    ("length", "Length", ()),
-    ("fmr", "FMR", (*_FEATURES, "text.feature")),
-    ("fcr", "FCR", _FEATURES),
-    ("div", "DIV", _FEATURES),
-    ("hallucinated", "Hallucinated", (*_FEATURES, "data.item_features")),
-    ("sentiment-agreement", "SentimentAgreement", ("text.rating", "data.middle_rating")),
-    ("judge", "Judge", ()),
+_FEATURES, _RATINGS = ("data.features",), ("text.rating", "data.middle_rating")
+for _name, _class, *_needs in (
+    *((f"bleu-{_n}", f"Bleu{_n}") for _n in "1234"),
+    *((f"peter-bleu-{_n}", f"PeterBleu{_n}") for _n in "1234"),
+    *((f"rouge-{_n.lower()}", f"Rouge{_n}") for _n in "12L"),
+    *((f"peter-rouge-{_n.lower()}", f"PeterRouge{_n}") for _n in "12L"),
+    ("meteor", "Meteor"),
+    ("meteor-exact-stem", "MeteorExactStem"),
+    ("bertscore", "BertScoreF"),
+    ("judge", "Judge"),
+    ("usr", "USR"),
+    ("distinct-1", "Distinct1"),
+    ("distinct-2", "Distinct2"),
+    ("length", "Length"),
+    ("fmr", "FMR", *_FEATURES, "text.feature"),
+    ("fcr", "FCR", *_FEATURES),
+    ("div", "DIV", *_FEATURES),
+    ("hallucinated", "Hallucinated", *_FEATURES, "data.item_features"),
+    ("sentiment-agreement", "SentimentAgreement", *_RATINGS),
 ):
     register_metric(
         _name,

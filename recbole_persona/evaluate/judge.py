@@ -22,8 +22,8 @@ PROMPT = """A recommender wrote an explanation for one user. Compare it with wha
 What the user wrote: {reference}
 What the recommender wrote: {generated}
 
-Give a whole number from 0 to 10: 10 means the same points, opinion and manner; 5 means that about half of it agrees; 0 means that \
-it has nothing to do with what the user wrote. Answer with the number alone."""
+Give a whole number from 0 to 10: 10 means the same points, opinion and manner; 5 means that about half of it agrees; 0 means \
+that it has nothing to do with what the user wrote. Answer with the number alone."""
 
 
 def judged(url: str, model: str, hypotheses, references) -> np.ndarray:
@@ -64,4 +64,6 @@ def _answer(url, model, generated, reference) -> str:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             return json.load(response)["choices"][0]["message"]["content"] or ""
     except (OSError, ValueError, LookupError, TypeError) as error:  # urllib's errors are OSErrors
-        raise UserError(f"The judge at {url} (judge_url) does not answer as it should: {one_sentence(error)}") from error
+        raise UserError(
+            f"The judge at {url} (judge_url) does not answer as it should: {one_sentence(error)}"
+        ) from error

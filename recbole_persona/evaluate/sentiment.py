@@ -16,8 +16,8 @@ POSITIVE = frozenset(
 )
 NEGATIVE = frozenset(
     "annoying annoyed avoid awful awkward bad badly bland boring broke broken buggy cheap cheaply complain complaint confusing "
-    "cracked crap crappy damaged dead defective difficult dirty disappointed disappointing disappointment disgusting dreadful dull "
-    "expensive fail failed fails failure fake faulty fell flawed flimsy forgettable frustrating garbage hate hated horrible "
+    "cracked crap crappy damaged dead defective difficult dirty disappointed disappointing disappointment disgusting dreadful "
+    "dull expensive fail failed fails failure fake faulty fell flawed flimsy forgettable frustrating garbage hate hated horrible "
     "inaccurate inferior irritating junk lacking lacks lame leak leaked leaks loud mediocre mess messy misleading missing noisy "
     "overpriced pain painful pathetic poor poorly predictable problem problems regret return returned ridiculous rude ruined "
     "shoddy sloppy slow smelly sore stale stiff stuck stupid terrible thin tired ugly unacceptable uncomfortable unhappy "

@@ -120,7 +120,9 @@ class RowMetric(TextMetric):
         """(n,) float64."""
 
     def columns(self, struct):
-        return {self.name: once(struct, f"text.values.{self.name}", lambda: np.asarray(self.values(struct), dtype=float))}
+        return {
+            self.name: once(struct, f"text.values.{self.name}", lambda: np.asarray(self.values(struct), dtype=float))
+        }
 
     def value(self, struct):
         values = self.columns(struct)[self.name]
@@ -141,7 +143,10 @@ def _both_words(struct):
     return word_lists(struct, "generated"), word_lists(struct, "reference")
 
 
-_STANDARD, _PETER = "ROUGE as rouge-score computes it, over words in any script (F, 0 to 1).", "ROUGE of PETER's code (F, 0 to 100)."
+_STANDARD, _PETER = (
+    "ROUGE as rouge-score computes it, over words in any script (F, 0 to 1).",
+    "ROUGE of PETER's code (F, 0 to 100).",
+)
 Rouge1 = by_row("rouge-1", lambda one, other: rouge.rouge_n(one, other, 1), _both_words, _STANDARD)
 Rouge2 = by_row("rouge-2", lambda one, other: rouge.rouge_n(one, other, 2), _both_words, _STANDARD)
 RougeL = by_row("rouge-l", rouge.rouge_l, _both_words, _STANDARD)
@@ -304,7 +309,10 @@ class USR(TextMetric):
     name = "usr"
 
     def columns(self, struct):
-        return {"generated": np.array(struct.get("text.generated"), dtype=object)}
+        cells = [
+            json.dumps(text, ensure_ascii=False) for text in struct.get("text.generated")
+        ]  # "" and "NA" stay texts
+        return {"generated": np.array(cells, dtype=object)}
 
     def value(self, struct):
         return variety.unique_share(struct.get("text.generated"))

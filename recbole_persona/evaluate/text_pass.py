@@ -91,7 +91,9 @@ def from_model(config, model, loader, needs, device) -> dict:
     places = feat[field]
     rows = (places > 0).nonzero().squeeze(1)
     if not len(rows):
-        raise UserError(f"No held-out row of {dataset.dataset_name!r} has a text {field!r} to compare with; change the split.")
+        raise UserError(
+            f"No held-out row of {dataset.dataset_name!r} has a text {field!r} to compare with; change the split."
+        )
     generated = []
     for some in rows.split(config["text_batch_size"]):
         batch = loader.transform(dataset, dataset[some])
@@ -108,7 +110,9 @@ def from_model(config, model, loader, needs, device) -> dict:
     }
     if needs("text.feature"):
         names = dataset.field2id_token[feature_field(config, dataset)]
-        found["text.feature"] = ["" if one == 0 else str(names[one]) for one in feat[config["feature_field"]][rows].tolist()]
+        found["text.feature"] = [
+            "" if one == 0 else str(names[one]) for one in feat[config["feature_field"]][rows].tolist()
+        ]
     if needs("text.rating"):
         found["text.rating"] = feat[_rating_field(config, dataset)][rows].double().numpy()
     return found

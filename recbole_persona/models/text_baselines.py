@@ -82,7 +82,9 @@ def training_texts(config, dataset, name):
     columns = [dataset.inter_feat[one].numpy() for one in (dataset.uid_field, dataset.iid_field, field)]
     written = columns[2] > 0
     if not written.any():
-        raise UserError(f"{name} repeats training sentences, and the training part of {dataset.dataset_name!r} has no {field!r}.")
+        raise UserError(
+            f"{name} repeats training sentences, and the training part of {dataset.dataset_name!r} has no {field!r}."
+        )
     return *(column[written] for column in columns), store
 
 
