@@ -4,6 +4,7 @@ import re
 import unicodedata
 from functools import cache
 
+_ASCII = re.compile("[a-z0-9]+")
 # Scripts that are written without blanks: Thai to Khmer, kana, Chinese characters; each of their characters is a word.
 _ALONE = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -16,6 +17,8 @@ def words(text: str) -> list[str]:
 
     For ASCII these are the words of the package rouge-score. Accents stay, and are of one form (NFC).
     """
+    if text.isascii():
+        return _ASCII.findall(text.lower())
     return _pattern().findall(unicodedata.normalize("NFC", text.lower()))
 
 
