@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from evaluate_data import PassesTrainer
 from recbole.data import create_dataset, data_preparation
 from recbole.evaluator.register import metric_types, metrics_dict, smaller_metrics
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.general_recommender import Pop
-from recbole.utils import init_seed
+from recbole.utils import InputType, init_seed
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tiny import interactions, write_tiny
 
@@ -43,14 +45,14 @@ def explained():
     for number, row in enumerate(rows):
         feature, word = random.choice(FEATURES), random.choice(["great", "awful", "fine", "loud"])
         text = f"the {feature} is {word}" + " really" * int(random.integers(3))
-        lines.append(f"{row}\t{feature}\t{text}" if number % 6 else f"{row}\t\t")
+        lines.append(f"{row}\t{feature}\t{text}" if number % 5 else f"{row}\t\t")
     return "\n".join(lines) + "\n"
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     place = tmp_path_factory.mktemp("texts")
-    split = {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "RO", "group_by": "user", "mode": "full"}
+    split = {"split": {"RS": [0.4, 0.2, 0.4]}, "order": "TO", "group_by": "user", "mode": "full"}
     base = write_tiny(place, explained()) | {"state": "ERROR", "show_progress": False, "eval_args": split, "topk": [3]}
     return base | {"metrics": PLAIN, "valid_metric": "rouge-l", "checkpoint_dir": str(place), "run_dir": None}
 
@@ -75,6 +77,16 @@ def measured(settings):
         trainer, loaders = prepared(model, settings, metric_decimal_place=12)
         found[model] = (*evaluate_with_table(trainer, loaders[2], load_best_model=False), trainer, loaders)
     return found
+
+
+def lines(parts):
+    """(user, item, feature, text) of every line of the file that is not in these parts."""
+    held_out = set()
+    for part in parts:
+        rows = part._dataset.inter_feat
+        held_out |= set(zip(*(part._dataset.id2token(name, rows[name]).tolist() for name in ("user_id", "item_id"))))
+    cells = [line.split("\t") for line in explained().splitlines()[1:]]
+    return [(user, item, *more) for user, item, _, _, *more in cells if (user, item) not in held_out]
 
 
 # --- the registry
@@ -115,12 +127,9 @@ def test_metrics_are_those_of_the_rows(measured):
     pairs = [len(one & other) for place, one in enumerate(named) for other in named[:place]]
     assert result["div"] == pytest.approx(np.mean(pairs)) and result["fcr"] == len(set().union(*named)) / len(FEATURES)
     # hallucinated, from the lines of the file that are in training
-    training = loaders[0]._dataset
-    seen = set(
-        zip(training.inter_feat["item_id"].tolist(), training.id2token("feature", training.inter_feat["feature"]))
-    )
-    wrong = [(item, one) not in seen for item, found in zip(rows["item_id"][some].tolist(), named) for one in found]
-    assert result["hallucinated"] == pytest.approx(np.mean(wrong))
+    seen = {(item, feature) for _, item, feature, _ in lines(loaders[1:])}
+    wrong = [(item, one) not in seen for item, found in zip(table["item"], named) for one in found]
+    assert result["hallucinated"] == pytest.approx(np.mean(wrong)) and 0 < np.mean(wrong) < 1
     middle = [3.0] * len(some)
     agree = text_metrics.agreement([words(text) for text in generated], rows["rating"][some], middle[0])
     assert result["sentiment-agreement"] == pytest.approx(np.nanmean(agree))
@@ -144,20 +153,34 @@ def test_order_of_rows_changes_nothing(measured):
     assert dict(again) == pytest.approx(dict(result), abs=1e-9)
 
 
+class Common(Pop):
+    """A general model that writes."""
+
+    reads_fields = ("explanation_field",)
+
+    def generate(self, interaction, task="explanation"):
+        return [f"the {FEATURES[item % 5]} is great" for item in interaction[self.ITEM_ID].tolist()]
+
+
 def test_text_metrics_beside_lists_and_ratings(settings):
     """One pass per type; the values are those of a run of their own, and no row of texts is lost in the table."""
-    trainer, loaders = prepared("NearestReview", settings, metrics=["rouge-l", "NDCG", "div", "AUC", "bleu-4"])
+    more = {"metrics": ["rouge-l", "NDCG", "div", "AUC", "bleu-4", "MAE", "ItemCoverage"], "LABEL_FIELD": "rating"}
+    trainer, loaders = prepared(Common, settings, **more)
     result, table = evaluate_with_table(trainer, loaders[2], load_best_model=False)
-    assert list(result) == ["rouge-l", "ndcg@3", "div", "auc", "bleu-4"] and len(trainer.passes) == 3
-    alone, rows = evaluate_with_table(prepared("NearestReview", settings)[0], loaders[2], load_best_model=False)
-    assert {name: result[name] for name in ("rouge-l", "div", "bleu-4")} == {
-        name: alone[name] for name in ("rouge-l", "div", "bleu-4")
-    }
+    assert list(result) == ["rouge-l", "ndcg@3", "div", "auc", "bleu-4", "mae", "itemcoverage@3"]
+    assert len(trainer.passes) == 3
+    alone, rows = evaluate_with_table(prepared(Common, settings)[0], loaders[2], load_best_model=False)
+    same = ("rouge-l", "div", "bleu-4")
+    assert {name: result[name] for name in same} == {name: alone[name] for name in same}
     assert table["ndcg@3"].mean() == pytest.approx(result["ndcg@3"], abs=1e-4)
-    assert table["ndcg@3"].notna().sum() == table["user"].nunique()
+    assert table["ndcg@3"].notna().sum() == table["user"].nunique() < len(table)
+    assert table["cases"].sum() == len(loaders[2]._dataset.inter_feat)
     assert sorted(table["rouge-l"].dropna()) == sorted(rows["rouge-l"])
     by_user = table.groupby("user")["rouge-l"].mean().dropna()
     pd.testing.assert_series_equal(by_user, rows.groupby("user")["rouge-l"].mean(), check_names=False)
+    for metric in ("itemcoverage@3", "mae", "bleu-4", "div"):
+        counts = corpus_counts([table], [table], metric, loaders[2]._dataset.item_num)
+        assert paired_bootstrap(*counts, n_resamples=9).difference == 0
 
 
 # --- significance
@@ -244,9 +267,7 @@ def test_early_stopping_keeps_the_best_text(settings):
 
 def test_the_constant_sentence_is_most_like_all(measured):
     *_, trainer, loaders = measured["ConstantSentence"]
-    training = loaders[0]._dataset
-    places = training.inter_feat["explanation"]
-    sentences = training.texts["explanation"][places[places > 0]]
+    sentences = [text for *_, text in lines(loaders[1:]) if text]
 
     def counts(text):
         found = words(text)
@@ -262,21 +283,18 @@ def test_the_constant_sentence_is_most_like_all(measured):
 
 def test_the_nearest_review_is_of_the_item_by_the_most_similar_user(measured):
     *_, trainer, loaders = measured["NearestReview"]
-    training, rows = loaders[0]._dataset.inter_feat, loaders[2]._dataset.inter_feat
-    texts = loaders[0]._dataset.texts["explanation"]
-    wrote = [
-        (user, item, texts[place])
-        for user, item, place in zip(*(training[name].tolist() for name in ("user_id", "item_id", "explanation")))
-        if place
-    ]
+    dataset = loaders[2]._dataset
+    rows = dataset.inter_feat
+    wrote = [(user, item, text) for user, item, _, text in lines(loaders[1:]) if text]
     weigh = TfidfVectorizer(analyzer=words, norm=None).fit([text for *_, text in wrote])
 
     def profile(user):
         total = sum((weigh.transform([text]).toarray()[0] for one, _, text in wrote if one == user), np.zeros(1))
         return total / max(np.linalg.norm(total), 1e-9)
 
-    profiles = {user: profile(user) for user in {*training["user_id"].tolist(), *rows["user_id"].tolist()}}
-    for user, item, said in zip(rows["user_id"].tolist(), rows["item_id"].tolist(), trainer.model.generate(rows)):
+    asked = list(zip(*(dataset.id2token(name, rows[name]).tolist() for name in ("user_id", "item_id"))))
+    profiles = {user: profile(user) for user in {user for user, *_ in [*asked, *wrote]}}
+    for (user, item), said in zip(asked, trainer.model.generate(rows)):
         others = [(one, text) for one, other, text in wrote if other == item]
         if others:
             similar = [float(np.sum(profiles[user] * profiles[one])) for one, _ in others]
@@ -294,6 +312,83 @@ def test_a_new_user_and_a_new_item_get_a_sentence(measured):
         from recbole.data.interaction import Interaction
 
         assert all(trainer.model.generate(Interaction(nobody), task="explanation"))
+
+
+# --- sequential writers, and boards
+
+
+class Last(SequentialRecommender):
+    """Writes the number of the newest item of the history."""
+
+    reads_fields = ("explanation_field",)
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.scores = torch.nn.Parameter(torch.zeros(self.n_items))
+
+    def calculate_loss(self, interaction):
+        return self.scores.square().sum()
+
+    def full_sort_predict(self, interaction):
+        return self.scores.repeat(len(interaction))
+
+    def generate(self, interaction, task="explanation"):
+        newest = interaction[self.ITEM_SEQ].gather(1, interaction[self.ITEM_SEQ_LEN].unsqueeze(1) - 1).squeeze(1)
+        return [f"item {item}" for item in newest.tolist()]
+
+
+@pytest.mark.parametrize("metrics", [["usr", "NDCG"], ["usr", "hallucinated"]])
+def test_rows_of_a_sequential_model(settings, metrics):
+    """Every text has its own row, also where lists have one per row."""
+    split = {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "group_by": "user", "mode": "full"}
+    more = {"eval_args": split, "metrics": metrics, "valid_metric": "usr", "train_neg_sample_args": None}
+    trainer, loaders = prepared(Last, settings | more)
+    _, table = evaluate_with_table(trainer, loaders[2], load_best_model=False)
+    rows = loaders[2]._dataset.inter_feat
+    if "NDCG" in metrics:
+        assert len(table) == len(rows) and table["generated"].isna().tolist() == (rows["explanation"] == 0).tolist()
+    places = (rows["explanation"] > 0).nonzero().squeeze(1)
+    wanted = trainer.model.generate(rows[places])
+    assert [json.loads(cell) for cell in table["generated"].dropna()] == wanted
+    assert len({(user, item) for user, item in zip(table["user"], table["item"])}) == len(table)
+
+
+def test_what_training_saw_includes_first_items(settings):
+    """The first item of a user is no target of a sequential row, and yet its feature was seen."""
+    split = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+    more = {
+        "eval_args": split,
+        "metrics": ["hallucinated"],
+        "valid_metric": "hallucinated",
+        "train_neg_sample_args": None,
+    }
+    seen = []
+    for model in (Last, Common):
+        trainer, _ = prepared(model, settings | more)
+        struct = trainer.eval_collector.data_struct
+        seen.append({item: set(ids.tolist()) for item, ids in struct.get("data.item_features").items()})
+    assert seen[0] == seen[1]
+
+
+def test_a_board_of_writers(settings, tmp_path):
+    """Baselines and a sequential model on one board; texts are compared row by row, corpus metrics by a paired bootstrap."""
+    from recbole_persona.board.leaderboard import leaderboard
+
+    split = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"}
+    protocol = {name: settings[name] for name in ("load_col", "topk", "eval_batch_size")}
+    protocol |= {"eval_args": split, "metrics": ["rouge-l", "peter-bleu-1", "div"], "epochs": 1}
+    rows = [{"name": one, "model": one} for one in ("NearestReview", "ConstantSentence")]
+    last = {"name": "Last", "model": "test_text_runs:Last", "config": {"train_neg_sample_args": None}}
+    data = {"tiny": {"data_path": settings["data_path"].removesuffix("/tiny")}}
+    board = {"title": "Texts", "datasets": data, "protocol": protocol, "seeds": [1], "primary": "rouge-l",
+             "baseline": "ConstantSentence", "rows": [*rows, last]}  # fmt: skip
+    (tmp_path / "board.yaml").write_text(yaml.safe_dump(board))
+    found = leaderboard(tmp_path / "board.yaml", runs=tmp_path / "runs")
+    made = {row["name"]: row for row in found["rows"]}
+    assert {row["status"] for row in made.values()} == {"run"}, made
+    assert made["Last"]["rank"] == 3 and made["Last"]["metrics"]["div"]["smaller_is_better"]
+    assert set(made["NearestReview"]["comparisons"]) == {"rouge-l", "peter-bleu-1", "div"}
 
 
 # --- bad input
@@ -328,12 +423,8 @@ def test_refused(settings, tmp_path, model, more, sentence):
         recbole_persona.run(model, "tiny", config_dict=values)
 
 
-def test_a_held_out_part_without_a_text(settings, tmp_path):
-    head, *rows = explained().splitlines()
-    bare = [row.rpartition("\t")[0] + "\t" if number % 6 else row for number, row in enumerate(rows, 1)]
-    base = write_tiny(tmp_path, "\n".join([head, *bare]) + "\n")
-    more = {"eval_args": {"split": {"RS": [0.97, 0.015, 0.015]}, "order": "RO", "group_by": "none", "mode": "full"}}
-    trainer, loaders = prepared("ConstantSentence", settings | {"data_path": base["data_path"]} | more)
+def test_a_held_out_part_without_a_text(settings):
+    trainer, loaders = prepared(Common, settings)
     loaders[2]._dataset.inter_feat["explanation"][:] = 0
     with pytest.raises(UserError, match="No held-out row of 'tiny' has a text 'explanation'"):
         trainer.evaluate(loaders[2], load_best_model=False)

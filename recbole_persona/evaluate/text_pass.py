@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from recbole_persona.data.texts import text_store
+from recbole_persona.data.training_part import training_interactions
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate.ruler import training_interactions
 
 
 def from_training(config, dataset, needs) -> dict:

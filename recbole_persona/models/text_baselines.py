@@ -1,29 +1,56 @@
 """Two systems that learn nothing and write sentences of the training part: what a table of explanations is read against.
 
-Both recommend as RecBole's Pop does, so that they run wherever a model runs.
+Both are sequential models, as language models are, so that they share the split and the held-out rows of these; they recommend
+what is popular.
 """
 
 import numpy as np
 import scipy.sparse as sp
-from recbole.model.general_recommender import Pop
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from recbole_persona.data.texts import text_store
+from recbole_persona.data.training_part import training_interactions
 from recbole_persona.data.words import words
 from recbole_persona.errors import UserError
 
 
-class ConstantSentence(Pop):
-    """One sentence for everybody: the training sentence with the largest mean cosine of word counts to all of them.
-
-    Reads ``explanation_field``.
+class Repeater(SequentialRecommender):
+    """Learns nothing: all that it does follows from the training part. It reads ``explanation_field``.
 
     Raises:
         UserError: no column of texts, or no text in the training part.
     """
 
     reads_fields = ("explanation_field",)
+    config_defaults = {"train_neg_sample_args": None}
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        config["epochs"] = 1  # as RecBole's trainer of such models has it
+        counts = np.bincount(dataset.inter_matrix().col, minlength=self.n_items)
+        self.register_buffer("popularity", torch.from_numpy(counts).float())
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def calculate_loss(self, interaction):
+        """0, with a gradient of 0 for the optimiser."""
+        return 0 * self.nothing.sum()
+
+    def predict(self, interaction):
+        """(B,) training interactions of the items."""
+        return self.popularity[interaction[self.ITEM_ID]]
+
+    def full_sort_predict(self, interaction):
+        """(B * I,) training interactions of all items."""
+        return self.popularity.repeat(len(interaction))
+
+
+class ConstantSentence(Repeater):
+    """One sentence for everybody: the training sentence with the largest mean cosine of word counts to all of them."""
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -35,25 +62,20 @@ class ConstantSentence(Pop):
         return [self.sentence] * len(interaction)
 
 
-class NearestReview(Pop):
+class NearestReview(Repeater):
     """What somebody else wrote about the item: of its training sentences that of the most similar user.
 
     Users are as similar as all that they wrote (cosine of TF-IDF of their words); where several are, it is the sentence
     that stands first in the data. An item of which nobody wrote gets the user's own sentence that is most like all of the
-    user's, and where there is none, the sentence of :class:`ConstantSentence`. Reads ``explanation_field``.
-
-    Raises:
-        UserError: no column of texts, or no text in the training part.
+    user's, and where there is none, the sentence of :class:`ConstantSentence`.
     """
-
-    reads_fields = ("explanation_field",)
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         users, items, self.places, self.texts = training_texts(config, dataset, type(self).__name__)
         self.users, sentences = users, self.texts[self.places]
-        self.profiles = profiles(sentences, users, self.n_users)
-        self.of_item, self.of_user = _Groups(items, self.n_items), _Groups(users, self.n_users)
+        self.profiles = profiles(sentences, users, dataset.user_num)
+        self.of_item, self.of_user = _Groups(items, self.n_items), _Groups(users, dataset.user_num)
         self.fallback = medoid(sentences)
 
     def generate(self, interaction, task="explanation") -> list[str]:
@@ -79,7 +101,7 @@ def training_texts(config, dataset, name):
     """
     field = config["explanation_field"]
     store = text_store(dataset, field, f"The model {name}")
-    columns = [dataset.inter_feat[one].numpy() for one in (dataset.uid_field, dataset.iid_field, field)]
+    columns = training_interactions(dataset, dataset.uid_field, dataset.iid_field, field)
     written = columns[2] > 0
     if not written.any():
         raise UserError(
