@@ -31,8 +31,8 @@ class TextMetric(AbstractMetric, ABC):
     name: str
 
     def __init__(self, config):
-        super().__init__(config)
         self.config = config
+        super().__init__(config)
 
     @abstractmethod
     def columns(self, struct) -> dict[str, np.ndarray]:

@@ -25,9 +25,9 @@ class Repeater(SequentialRecommender):
         UserError: no column of texts, or no text in the training part.
     """
 
+    input_type = InputType.POINTWISE
     reads_fields = ("explanation_field",)
     config_defaults = {"train_neg_sample_args": None}
-    input_type = InputType.POINTWISE
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
