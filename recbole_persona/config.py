@@ -22,7 +22,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType, argument_list
 
 from recbole_persona.errors import UserError, one_sentence
-from recbole_persona.registry import METRICS, canonical_name, model_entry
+from recbole_persona.registry import METRICS, TEXT, canonical_name, model_entry
 from recbole_persona.settings import check_values
 from recbole_persona.upstream import replace_everywhere
 
@@ -107,10 +107,10 @@ class Config(_RecboleConfig):
         check_values(self.external_config_dict, self.internal_config_dict)
         metrics = self._check_metrics()
         kinds = [metric_types[metric.lower()] for metric in metrics]
-        first = EvaluatorType.RANKING if EvaluatorType.RANKING in kinds else kinds[0]
+        first = next(kind for kind in (EvaluatorType.RANKING, EvaluatorType.VALUE, TEXT) if kind in kinds)
         mode = self.final_config_dict["eval_args"].get("mode", "full")
         if first == EvaluatorType.VALUE and "full" in (mode.values() if isinstance(mode, dict) else [mode]):
-            raise UserError(f"{metrics[0]} needs labelled rows; set mode in eval_args to labeled or uni100.")
+            raise UserError(f"{metrics[kinds.index(first)]} needs labelled rows; set mode in eval_args to labeled or uni100.")
         # The upstream body takes metrics of one type; the others get a pass of their own (evaluate/passes.py).
         self.final_config_dict["metrics"] = [metric for metric, kind in zip(metrics, kinds) if kind == first]
         super()._set_default_parameters()
@@ -145,7 +145,9 @@ class Config(_RecboleConfig):
             entry = METRICS.get(metric.lower())
             if entry and "rec.personas" in entry.needs and not hasattr(self.model_class, "explain"):
                 raise UserError(f"{metric} needs a model with personas, such as AMPCF; {self.model} has no explain().")
-        if len(set(kinds)) < 2:
+            if entry and entry.type == TEXT and not hasattr(self.model_class, "generate"):
+                raise UserError(f"{metric} needs a model that writes texts, such as PeaPOD; {self.model} has no generate().")
+        if not {EvaluatorType.RANKING, EvaluatorType.VALUE} <= set(kinds):
             return
         mode = self.final_config_dict["value_mode"]
         if mode is not None and not re.fullmatch(r"labeled|(uni|pop)[1-9]\d*", str(mode)):

@@ -22,6 +22,7 @@ from recbole_persona.upstream import replace_everywhere
 _upstream_get_model = recbole_utils.get_model
 _upstream_get_trainer = recbole_utils.get_trainer
 _upstream_get_dataloader = data_utils.get_dataloader
+TEXT = "TEXT"  # type of the metrics of generated texts, beside those of RecBole's EvaluatorType, which is closed
 _EVALUATION_LOADERS = {
     "FullSortEvalDataLoader": "recbole_persona.evaluate.full_ranking:FullSortLoader",
     "NegSampleEvalDataLoader": "recbole_persona.evaluate.negatives:SameNegatives",
@@ -53,7 +54,7 @@ class MetricEntry:
 
     Attributes:
         path: ``package.module:Class`` of a RecBole ``AbstractMetric``.
-        type: ``RANKING`` or ``VALUE``.
+        type: ``RANKING``, ``VALUE`` or ``TEXT``.
         needs: what the collector must gather, RecBole's names or ours.
         smaller: whether a smaller value is the better one.
     """
@@ -87,7 +88,7 @@ def register_metric(name, path, *, type, needs, smaller=False) -> None:
     if name in register.metrics_dict:
         raise ValueError(f"a metric named {name!r} is registered already")
     METRICS[name] = MetricEntry(path, type, tuple(needs), smaller)
-    register.metric_types[name] = enum_type.EvaluatorType[type]
+    register.metric_types[name] = TEXT if type == TEXT else enum_type.EvaluatorType[type]
     register.metric_information[name] = list(needs)
     register.metrics_dict[name] = lambda config: import_path(path)(config)
     if smaller:
@@ -221,6 +222,16 @@ register_model(
     train_loader="recbole_persona.data.task_batches:TaskTrainLoader",
 )
 register_model(
+    "ConstantSentence",
+    "recbole_persona.models.text_baselines:ConstantSentence",
+    paper="none; the training sentence most like all others, for everybody",
+)
+register_model(
+    "NearestReview",
+    "recbole_persona.models.text_baselines:NearestReview",
+    paper="none; the sentence that the most similar user wrote about the item",
+)
+register_model(
     "PeaPOD",
     "recbole_persona.models.peapod:PeaPOD",
     paper="Ramos et al., PeaPOD: Personalized Prompt Distillation for Generative Recommendation, 2024",
@@ -234,3 +245,31 @@ for _name, _needs, _smaller in (
     ("PersonaUsage", ("rec.list", "rec.personas"), False),
 ):
     register_metric(_name, f"recbole_persona.evaluate.metrics:{_name}", type="RANKING", needs=_needs, smaller=_smaller)
+
+_FEATURES, _RATINGS = ("data.features",), ("text.rating", "data.middle_rating")
+for _name, _class, *_needs in (
+    *((f"bleu-{_n}", f"Bleu{_n}") for _n in "1234"),
+    *((f"peter-bleu-{_n}", f"PeterBleu{_n}") for _n in "1234"),
+    *((f"rouge-{_n.lower()}", f"Rouge{_n}") for _n in "12L"),
+    *((f"peter-rouge-{_n.lower()}", f"PeterRouge{_n}") for _n in "12L"),
+    ("meteor", "Meteor"),
+    ("meteor-exact-stem", "MeteorExactStem"),
+    ("bertscore", "BertScoreF"),
+    ("judge", "Judge"),
+    ("usr", "USR"),
+    ("distinct-1", "Distinct1"),
+    ("distinct-2", "Distinct2"),
+    ("length", "Length"),
+    ("fmr", "FMR", *_FEATURES, "text.feature"),
+    ("fcr", "FCR", *_FEATURES),
+    ("div", "DIV", *_FEATURES),
+    ("hallucinated", "Hallucinated", *_FEATURES, "data.item_features"),
+    ("sentiment-agreement", "SentimentAgreement", *_RATINGS),
+):
+    register_metric(
+        _name,
+        f"recbole_persona.evaluate.text_metrics:{_class}",
+        type=TEXT,
+        needs=("text.generated", "text.reference", *_needs),
+        smaller=_name in ("div", "hallucinated"),
+    )

@@ -8,6 +8,7 @@ import math
 import re
 
 from recbole.evaluator import register
+from recbole.utils import EvaluatorType
 
 from recbole_persona.errors import UserError
 
@@ -136,7 +137,8 @@ def check_valid_metric(config) -> None:
 def _has_cutoff(metric, otherwise: bool) -> bool:
     """Whether RecBole prints the metric with ``@k``; ``otherwise`` for metrics that are not RecBole's."""
     if not isinstance(register.metrics_dict.get(metric.lower()), type):
-        return otherwise
+        kind = register.metric_types.get(metric.lower())
+        return otherwise and kind in (None, EvaluatorType.RANKING)
     return bool({"rec.items", "rec.topk"} & set(register.metric_information[metric.lower()]))
 
 

@@ -25,6 +25,11 @@ KEYS = (
         "tdd_distance",
         "tdd_clusters",
         "ild_ruler",
+        "explanation_field",
+        "feature_field",
+        "bleu_tokenizer",
+        "bertscore_encoder",
+        "judge_model",
     }
     | set(argument_list.dataset_arguments)
     | set(argument_list.evaluation_arguments)

@@ -15,7 +15,7 @@ from array import array
 import numpy as np
 
 from recbole_persona.errors import UserError
-from recbole_persona.registry import get_model
+from recbole_persona.registry import METRICS, get_model
 from recbole_persona.upstream.repair import around, seen_as
 
 TYPE = "text"  # as in ``name:text``
@@ -201,6 +201,14 @@ def named(config) -> list[str]:
     return list(names)
 
 
+def columns_of_metrics(config) -> list[str]:
+    """The config keys that name the columns which the metrics of texts read."""
+    entries = [METRICS[name.lower()] for name in config["metrics"] if name.lower() in METRICS]
+    needs = {need for entry in entries for need in entry.needs}
+    keys = {"text.reference": "explanation_field", "data.features": "feature_field", "text.rating": "RATING_FIELD"}
+    return [key for need, key in keys.items() if need in needs]
+
+
 def is_text(dataset, field) -> bool:
     """Whether a column holds places of texts, one in a row or (in histories) a list of them."""
     return field in dataset.texts or field.removesuffix(dataset.config["LIST_SUFFIX"] or "_list") in dataset.texts
@@ -246,12 +254,13 @@ def install() -> None:
 
     @around(Dataset, "_get_load_and_unload_col")
     def _get_load_and_unload_col(upstream, self, source):
-        """What a model says that it reads (``reads_fields``: config keys that name columns) is loaded where it is there."""
+        """What a model says that it reads (``reads_fields``: config keys that name columns), and what metrics of texts read, is
+        loaded where it is there."""
         load, unload = upstream(self, source)
         if load:
             # a config that RecBole reads from a checkpoint has the name of the model alone
             model = getattr(self.config, "model_class", None) or get_model(self.config["model"])
-            load |= {self.config[key] for key in getattr(model, "reads_fields", ())}
+            load |= {self.config[key] for key in (*getattr(model, "reads_fields", ()), *columns_of_metrics(self.config))}
         return load, unload
 
     @around(Dataset, "fields")

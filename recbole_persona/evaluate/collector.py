@@ -14,7 +14,7 @@ from recbole.evaluator.collector import Collector as RecboleCollector
 from recbole.evaluator.collector import DataStruct
 
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate import ruler
+from recbole_persona.evaluate import ruler, text_pass
 
 # What is gathered here, from the list of recommendations; the upstream body must not gather it a second time.
 _LISTS = ("rec.items", "rec.topk", "rec.list", "rec.personas")
@@ -74,6 +74,16 @@ class Collector(RecboleCollector):
             self.data_struct.set("data.tastes", ruler.tastes(self.config, dataset))
         if self.register.need("data.item_profiles"):
             self.data_struct.set("data.item_profiles", ruler.item_profiles(self.config, dataset))
+        for name, value in text_pass.from_training(self.config, dataset, self.register.need).items():
+            self.data_struct.set(name, value)
+
+    def texts(self, model, loader) -> DataStruct:
+        """What text metrics need of a part, in place of the batches (:mod:`recbole_persona.evaluate.text_pass`)."""
+        self.last = DataStruct()
+        found = text_pass.from_model(self.config, model, loader, self.register.need, self.device)
+        for name, value in {**self.data_struct._data_dict, **found}.items():
+            self.last.set(name, value)
+        return self.last
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)

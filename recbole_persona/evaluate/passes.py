@@ -1,6 +1,7 @@
 """Metrics of several types in one run: one evaluation pass per type, one result.
 
-RecBole evaluates either lists (ranking metrics) or labelled scores (value metrics), each with its own form of data.
+RecBole evaluates either lists (ranking metrics) or labelled scores (value metrics), each with its own form of data; texts that a
+model writes are a third.
 A pass has its own ``Config`` (a copy that says what the pass measures and how), collector, evaluator and loader; the
 upstream ``evaluate`` runs once in each.
 """
@@ -17,6 +18,8 @@ from recbole_persona.evaluate.candidates import CandidateScores
 from recbole_persona.evaluate.collector import Collector
 from recbole_persona.evaluate.negatives import SameNegatives
 from recbole_persona.evaluate.protocols import EXCLUDED, config_with, excluded
+from recbole_persona.registry import TEXT
+from recbole_persona.upstream.files import load_tree
 
 
 @dataclass
@@ -46,8 +49,20 @@ class EvaluationPasses(CandidateScores):
             first = load_best_model and number == 0  # the later passes measure the same weights
             self._once = None
             with self._in(one):
-                result.update(super().evaluate(one.loader, first, model_file, show_progress))
+                if one.config["eval_type"] == TEXT:
+                    result.update(self._evaluate_texts(one, first, model_file))
+                else:
+                    result.update(super().evaluate(one.loader, first, model_file, show_progress))
         return in_order(result, self.config["metrics"]) if len(self.passes) > 1 else result
+
+    def _evaluate_texts(self, one, load_best_model, model_file):
+        """The metrics of what the model writes for the rows of a part."""
+        if load_best_model:
+            best = load_tree(model_file or self.saved_model_file)
+            self.model.load_state_dict(best["state_dict"])
+            self.model.load_other_parameter(best.get("other_parameter"))
+        self.model.eval()
+        return one.evaluator.evaluate(one.collector.texts(self.model, one.loader))
 
     @contextmanager
     def _in(self, one):
@@ -68,7 +83,7 @@ def passes(whole) -> list[Pass]:
     made = []
     for kind, metrics in kinds.items():
         config, loader = config_with(whole.config, eval_type=kind, metrics=metrics), whole.loader
-        if kind == EvaluatorType.VALUE:
+        if kind == EvaluatorType.VALUE and EvaluatorType.RANKING in kinds:
             config, loader = value_data(config, whole.loader)
         collector = Collector(config)
         collector.data_struct._data_dict = whole.collector.data_struct._data_dict  # what came from the training data
@@ -78,11 +93,11 @@ def passes(whole) -> list[Pass]:
 
 
 def kinds_of(metrics) -> dict:
-    """Metric names by RecBole's ``EvaluatorType``; ranking first, since RecBole's loaders are those of that pass."""
+    """Metric names by type; ranking first, since RecBole's loaders are those of that pass, texts last."""
     kinds = {}
     for metric in metrics:
         kinds.setdefault(metric_types[metric.lower()], []).append(metric)
-    return dict(sorted(kinds.items(), key=lambda item: item[0] != EvaluatorType.RANKING))
+    return {kind: kinds[kind] for kind in (EvaluatorType.RANKING, EvaluatorType.VALUE, TEXT) if kind in kinds}
 
 
 def in_order(result, metrics) -> dict:
@@ -93,7 +108,7 @@ def in_order(result, metrics) -> dict:
 
 def value_mode_name(config) -> str | None:
     """What the value pass of a mixed run measures, in words; None when there is no such pass."""
-    if len(kinds_of(config["metrics"])) < 2:
+    if not {EvaluatorType.RANKING, EvaluatorType.VALUE} <= set(kinds_of(config["metrics"])):
         return None
     mode = config["value_mode"] or "labelled rows where the data have labels, else the mode of the lists or uni100"
     if mode == "labeled":

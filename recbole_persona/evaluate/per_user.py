@@ -9,6 +9,7 @@ from recbole.evaluator.register import metrics_dict
 from recbole.utils import EvaluatorType
 
 from recbole_persona.evaluate.passes import Pass
+from recbole_persona.registry import TEXT
 
 _CORPUS = {"itemcoverage", "shannonentropy", "giniindex"}
 _EPSILON = 1e-15  # RecBole's LogLoss keeps probabilities this far from 0 and 1
@@ -30,8 +31,12 @@ def evaluate_with_table(trainer, eval_data, **arguments):
     if result is None:
         return None, pd.DataFrame({"user": []})
     whole = Pass(trainer.config, trainer.eval_collector, trainer.evaluator, eval_data)
-    table, *others = [case_table(one) for one in getattr(trainer, "passes", None) or [whole]]
-    for other in others:
+    done = getattr(trainer, "passes", None) or [whole]
+    table, *others = [case_table(one) for one in done]
+    for other, one in zip(others, done[1:]):
+        if one.config["eval_type"] == TEXT:
+            table = _beside(table, other)
+            continue
         table = table.merge(other, on="user", how="left")
         # where a user has several rows, the sums stand in the first: the sum of the column stays right
         table.loc[table["user"].duplicated(), other.columns[1:]] = np.nan
@@ -47,7 +52,9 @@ def per_user_table(trainer, eval_data) -> pd.DataFrame:
         to be weighted by ``gauc_weight``. ItemCoverage, ShannonEntropy and GiniIndex are no means: ``items`` lists what
         they are computed from, the external ids of the recommended items, as JSON. Value metrics are sums over labelled
         rows: ``cases``, ``sum_absolute_error`` (mae), ``sum_squared_error`` (rmse), ``sum_log_loss`` (logloss); AUC is
-        no sum, and has no column.
+        no sum, and has no column. Text metrics have one row per held-out row with a text; a user who has more of these than
+        rows of lists gets rows of texts alone. A text metric that is no mean has the counts, the text or the features that it
+        is computed from (docs/text_metrics.md).
     """
     return evaluate_with_table(trainer, eval_data, load_best_model=False)[1]
 
@@ -56,6 +63,8 @@ def case_table(one) -> pd.DataFrame:
     """The rows of one finished :class:`~recbole_persona.evaluate.passes.Pass`; columns as in :func:`per_user_table`."""
     if one.config["eval_type"] == EvaluatorType.VALUE:
         return _sums(one)
+    if one.config["eval_type"] == TEXT:
+        return _text_rows(one)
     struct, dataset = one.collector.last, one.loader._dataset
     columns = {"user": dataset.id2token(dataset.uid_field, struct.get("rec.users").numpy())}
     if isinstance(one.loader, FullSortEvalDataLoader) and one.loader.is_sequential:
@@ -85,6 +94,31 @@ def _values(metric, name, struct) -> dict[str, np.ndarray]:
         auc = np.divide(better, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
         return {"gauc": auc, "gauc_weight": positives}
     return {}
+
+
+def _text_rows(one) -> pd.DataFrame:
+    """A row for every text, with what its metrics are computed from."""
+    struct, dataset = one.collector.last, one.loader._dataset
+    columns = {
+        "user": dataset.id2token(dataset.uid_field, struct.get("text.users")),
+        "item": dataset.id2token(dataset.iid_field, struct.get("text.items")),
+    }
+    for metric in one.config["metrics"]:
+        columns |= one.evaluator.metric_class[metric.lower()].columns(struct)
+    return pd.DataFrame(columns)
+
+
+def _beside(table, texts) -> pd.DataFrame:
+    """The rows of texts beside other rows of the same user (and item, where those rows are of one), each once."""
+    keys = ["user", "item"] if "item" in table else ["user"]
+    texts = texts if "item" in table else texts.drop(columns="item")
+    number = "row of the user"
+    table = table.assign(**{number: table.groupby(keys).cumcount()})
+    texts = texts.assign(**{number: texts.groupby(keys).cumcount()})
+    both = table.merge(texts, on=[*keys, number], how="left")
+    known = pd.MultiIndex.from_frame(table[[*keys, number]])
+    added = texts[~pd.MultiIndex.from_frame(texts[[*keys, number]]).isin(known)]
+    return (pd.concat([both, added], ignore_index=True) if len(added) else both).drop(columns=number)
 
 
 def _sums(one) -> pd.DataFrame:

@@ -14,7 +14,9 @@ import scipy.sparse as sp
 from scipy import stats
 from scipy.special import entr
 
+from recbole_persona.data.words import words
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate.bleu import COUNTS, bleu, ngrams
 
 _CELLS = 2**21  # numbers held at once: what bounds the memory
 _ROUNDING = 1e-12  # differences below this are rounding, of averages over seeds for instance
@@ -199,8 +201,9 @@ def corpus_counts(ours, baseline, metric, n_items=None):
 
     Args:
         ours, baseline: lists of per-user tables, one per seed; the metric is averaged over seeds.
-        metric: ``mae``, ``rmse``, ``logloss``, ``gauc``, or ``itemcoverage@k``, ``shannonentropy@k``, ``giniindex@k``.
-        n_items: items of the data set with RecBole's padding item (``dataset.item_num``), for the last three.
+        metric: ``mae``, ``rmse``, ``logloss``, ``gauc``, ``itemcoverage@k``, ``shannonentropy@k``, ``giniindex@k``, or one of
+            the text metrics that are no mean: BLEU, ``hallucinated``, ``usr``, ``distinct-n``, ``fcr``, ``div``.
+        n_items: items of the data set with RecBole's padding item (``dataset.item_num``), for the metrics of items.
 
     Returns:
         ``(counts of ours, counts of the baseline, statistic)``.
@@ -217,10 +220,12 @@ def corpus_counts(ours, baseline, metric, n_items=None):
             raise UserError(
                 f"{metric} needs the column {lacking[0]} in the per-user tables; measure {name} in the run."
             )
-    if columns == ["items"]:
-        shown = [[_shown(table, int(k)) for table in tables] for tables in (ours, baseline)]
+    if name in SHOWN:
+        cut = slice(int(k)) if k else slice(None)
+        shown = [[_shown(table, columns[0], SHOWN[name], cut) for table in tables] for tables in (ours, baseline)]
         users = shown[0][0].index.unique()
-        items = pd.Index(pd.concat([*shown[0], *shown[1]]).unique())
+        items = pd.Index(pd.concat([*shown[0], *shown[1]]).dropna().unique())
+        n_items = ours[0]["n_features"].max() if name == "fcr" else n_items
         width = len(items)
         counts = [sp.hstack([_matrix(each, users, items) for each in system], format="csr") for system in shown]
     else:
@@ -243,15 +248,21 @@ def _sums(table, columns, users) -> pd.DataFrame:
     return table.groupby("user", sort=False)[columns].sum()
 
 
-def _shown(table, k) -> pd.Series:
-    """The first ``k`` recommended items of every user, one to a row, by user."""
-    lists = [json.loads(row)[:k] for row in table["items"]]
-    return pd.Series(lists, index=pd.Index(table["user"], name="user")).explode()
+def _shown(table, column, read, cut) -> pd.Series:
+    """What every user is shown, such as the first recommended items, one to a row, by user; NaN for one who is shown nothing.
+
+    Args:
+        column: of JSON.
+        read: its value -> list of str, of which ``cut`` takes some.
+    """
+    cells = table.set_index("user")[column].dropna()  # a row of texts beside rows of lists has no list
+    return cells.map(lambda cell: read(json.loads(cell))[cut]).explode()
 
 
 def _matrix(shown, users, items) -> sp.csr_array:
     """How often (n_users, n_items) every item is shown to every user."""
     _check_users(users, shown.index.unique())
+    shown = shown.dropna()
     place = users.get_indexer(shown.index), items.get_indexer(shown)
     return sp.coo_array((np.ones(len(shown)), place), shape=(len(users), len(items))).tocsr()
 
@@ -277,12 +288,42 @@ def _root(sums, n_items):
     return np.sqrt(_quotient(sums, n_items))
 
 
+def _distinct(sums, n_items):
+    return (sums > 0).sum(-1) / sums.sum(-1)
+
+
+def _pairs_in_common(sums, n_items):
+    n = sums.max(-1)  # every text counts once under the name "", and under a feature at most once
+    return ((sums * (sums - 1)).sum(-1) - n * (n - 1)) / (n * (n - 1))
+
+
+def _bleu(order, smoothed):
+    return lambda sums, n_items: bleu(sums, order, smoothed)
+
+
+# What is counted of a JSON cell: items, whole texts, n-grams of words, features.
+SHOWN = {
+    **dict.fromkeys(("itemcoverage", "shannonentropy", "giniindex", "fcr"), list),
+    "usr": lambda text: [" ".join(text.split())],
+    "distinct-1": words,
+    "distinct-2": lambda text: [" ".join(pair) for pair in ngrams(words(text), 2)],
+    "div": lambda names: ["", *names],
+}
 # Columns of the per-user table, and the metric from their sums (..., columns or items) and the number of items.
 CORPUS = {
     "mae": (["sum_absolute_error", "cases"], _quotient),
     "rmse": (["sum_squared_error", "cases"], _root),
     "logloss": (["sum_log_loss", "cases"], _quotient),
     "gauc": (["gauc", "gauc_weight"], _quotient),
+    **{
+        f"{kind}-{n}": ([f"{kind}_{name}" for name in COUNTS], _bleu(n, kind == "bleu"))
+        for kind in ("bleu", "peter-bleu")
+        for n in (1, 2, 3, 4)
+    },
+    "hallucinated": (["features_hallucinated", "features_named"], _quotient),
+    **dict.fromkeys(("usr", "distinct-1", "distinct-2"), (["generated"], _distinct)),
+    "fcr": (["named", "n_features"], _coverage),
+    "div": (["named"], _pairs_in_common),
     "itemcoverage": (["items"], _coverage),
     "shannonentropy": (["items"], _shannon_entropy),
     "giniindex": (["items"], _gini),

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.utils import get_trainer
+from recbole.utils import EvaluatorType, get_trainer
 from tqdm import tqdm
 
 from recbole_persona.errors import UserError
@@ -127,6 +127,8 @@ def _check_out(folder, run_dir):
 
 
 def _check_ranking(loaded, candidates):
+    if loaded.config["eval_type"] != EvaluatorType.RANKING:
+        raise UserError("Re-ranking changes lists; add a metric of lists, such as NDCG, to metrics.")
     for part in (loaded.valid_data, loaded.test_data):
         if not isinstance(part, FullSortEvalDataLoader):
             raise UserError("Re-ranking needs a ranking of all items; set mode in eval_args to full, and train again.")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from recbole_persona.config import Config
 from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate import metrics, protocols
+from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.runner.memory import PeakMemory
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
@@ -246,7 +246,7 @@ def evaluate_run(run_dir, config_dict=None):
 
 def protocol(config) -> dict:
     """What the metrics of a run mean: split, candidates, targets, options of the metrics."""
-    return {**protocols.describe(config), **metrics.describe(config)}
+    return {**protocols.describe(config), **metrics.describe(config), **text_metrics.describe(config)}
 
 
 @contextmanager
