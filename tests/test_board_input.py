@@ -92,6 +92,11 @@ REFUSED = {
         {"datasets": {"ml-100k": {}, "again": {"again": "ml-100k", "config": {"epochs": 5}}}},
         "its config sets some of eval_args",
     ),
+    "a data set whose search is none": (
+        [BPR],
+        {"datasets": {"ml-100k": {"tune": {"trails": 5}}}},
+        "tune of the data set 'ml-100k'",
+    ),
     "no data sets": ([BPR], {"datasets": None}, "needs datasets"),
     "a baseline that is no row": (
         [BPR, POP],
@@ -176,6 +181,18 @@ def test_a_file_that_is_no_board(text, tmp_path):
     (tmp_path / "board.yaml").write_text(text)
     with pytest.raises(UserError):
         read_board(tmp_path / "board.yaml")
+
+
+def test_a_data_set_changes_the_searches_of_its_rows(tmp_path):
+    tuned = {
+        "name": "T",
+        "model": "BPR",
+        "tune": {"trials": 4, "sampler": "grid", "space": {"learning_rate": [0.1, 0.01]}},
+    }
+    own = {"trials": 2, "space": {"learning_rate": [0.001, 0.002]}}
+    board = read_board(written(tmp_path, [BPR, tuned], datasets={"ml-100k": None, "tiny": {"tune": own}}))
+    (plain, first), (same, second) = (part.rows for part in board.parts)
+    assert plain == same and first.tune == tuned["tune"] and second.tune == tuned["tune"] | own
 
 
 def test_equal_values_of_the_protocol_may_stand_in_a_row(tmp_path):

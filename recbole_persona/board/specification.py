@@ -14,7 +14,7 @@ _BOARD = {
     "title", "text", "datasets", "protocol", "seeds", "primary", "baseline", "test", "splits", "tables", "pictures",
     "rows",
 }  # fmt: skip
-_DATASET = {"seeds", "config", "rows", "data_path"}
+_DATASET = {"seeds", "config", "rows", "data_path", "tune"}
 _AGAIN = {"again", "config", "rows"}
 _JUDGING = (
     "eval_args",
@@ -265,6 +265,8 @@ def _parts(given, rows, seeds, file) -> tuple[Part, ...]:
         for key in ("seed", "run_dir", "model", "dataset"):
             if key in config:
                 raise UserError(f"config of {where} sets {key}, which is the board's to say.")
+        searched = _tune(values["tune"], where, file) if "tune" in values else {}
+        searched = {key: value for key, value in searched.items() if key in values["tune"]}
         path = values.get("data_path")
         parts.append(
             Part(
@@ -272,11 +274,16 @@ def _parts(given, rows, seeds, file) -> tuple[Part, ...]:
                 source=str(name),
                 seeds=_seeds(values["seeds"], f"seeds of {where}") if "seeds" in values else seeds,
                 config=config,
-                rows=tuple(row for row in rows.values() if row.name in wanted),
+                rows=tuple(_searched_so(row, searched) for row in rows.values() if row.name in wanted),
                 data_path=str(beside(file, path)) if path else None,
             )
         )
     return tuple(parts)
+
+
+def _searched_so(row, changed) -> Row:
+    """A row whose search, if it has one, is changed as its data set says."""
+    return replace(row, tune={**row.tune, **changed}) if row.tune else row
 
 
 def _again(name, values, rows, parts) -> Part:
