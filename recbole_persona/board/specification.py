@@ -205,7 +205,7 @@ def _row(values, file) -> Row:
         model=str(values["model"]) if kind == "model" else None,
         config=config,
         files=files,
-        tune=_tune(values["tune"], where, file) if "tune" in values else None,
+        tune={"trials": 20, "space": None, **_tune(values["tune"], where, file)} if "tune" in values else None,
         study=beside(file, values["study"]) if kind == "study" else None,
         rerank=_rerank(values["rerank"], where) if kind == "rerank" else None,
         published=beside(file, values["published"]) if kind == "published" else None,
@@ -220,10 +220,9 @@ def _tune(values, where, file) -> dict:
     for key in ("trials", "epochs"):
         if key in values and (type(values[key]) is not int or values[key] < 1):
             raise UserError(f"{key} in tune of {where} must be a whole number of at least 1; it is {values[key]!r}.")
-    space = values.get("space")
-    if isinstance(space, str):
-        space = str(beside(file, space))
-    return {"trials": 20, **values, "space": space}
+    if isinstance(values.get("space"), str):
+        values = values | {"space": str(beside(file, values["space"]))}
+    return values
 
 
 def _rerank(values, where) -> dict:
@@ -265,8 +264,7 @@ def _parts(given, rows, seeds, file) -> tuple[Part, ...]:
         for key in ("seed", "run_dir", "model", "dataset"):
             if key in config:
                 raise UserError(f"config of {where} sets {key}, which is the board's to say.")
-        searched = _tune(values["tune"], where, file) if "tune" in values else {}
-        searched = {key: value for key, value in searched.items() if key in values["tune"]}
+        searched = _tune(values.get("tune"), where, file)
         path = values.get("data_path")
         parts.append(
             Part(
