@@ -5,9 +5,9 @@ import torch
 import upstream_models
 from small_pod import small_pod
 
-from recbole_persona.lm.task_batches import CANDIDATES, TASK
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import IGNORED, token_loss
+from recbole_persona.lm.task_batches import CANDIDATES, TASK
 
 torch.set_num_threads(1)
 BACKBONES = ["scratch:t5-tiny", "scratch:tiny"]

@@ -1,8 +1,8 @@
 """What an item is called in a language model's text: a short sequence of symbols, one of its own for every item.
 
-Codes are made of the training part alone (and of texts of items), but for ``p5_leaky``. Hua et al., How to Index Item IDs for Recommendation
-Foundation Models, SIGIR-AP 2023 (random, sequential, collaborative); Rajput et al., Recommender Systems with Generative
-Retrieval (TIGER), NeurIPS 2023 (semantic).
+Codes are made of the training part alone (and of texts of items), but for ``p5_leaky``. Hua et al., How to Index Item IDs
+for Recommendation Foundation Models, SIGIR-AP 2023 (random, sequential, collaborative, title); Rajput et al., Recommender
+Systems with Generative Retrieval (TIGER), NeurIPS 2023 (semantic).
 """
 
 from collections import Counter
