@@ -191,13 +191,11 @@ def test_blended_against_slow_loops(weight):
     order = blended(scores, others, weight, PLACES)
     for user in range(USERS):
         known = others[user][np.isfinite(others[user])]
-        low, spread = known.min(), np.ptp(known)
-
-        def value(own, n, _):
-            theirs = (others[user, n] - low) / spread if np.isfinite(others[user, n]) else 0.0
-            return (1 - weight) * own + weight * theirs
-
-        assert order[user].tolist() == greedy(scores[user], value, PLACES)
+        theirs = np.where(np.isfinite(others[user]), (others[user] - known.min()) / np.ptp(known), 0.0)
+        expected = greedy(
+            scores[user], lambda own, n, _, theirs=theirs: (1 - weight) * own + weight * theirs[n], PLACES
+        )
+        assert order[user].tolist() == expected
 
 
 def test_another_model_re_ranks_the_candidates(small, folder, tmp_path):

@@ -63,8 +63,9 @@ def rerank_run(
         ``rerank.on_test: {used_to_choose: false, frontier: [{weight, test}]}``.
 
     Raises:
-        UserError: an unknown method, a ``by`` that is missing, not asked for or of another split, a weight, ``keep`` or number of candidates that makes no sense, a run that ranks a
-            sample or has no validation part, an ``out_dir`` that holds something else.
+        UserError: an unknown method, a ``by`` that is missing, not asked for or of another split, a weight, ``keep`` or
+            number of candidates that makes no sense, a run that ranks a sample or has no validation part, an
+            ``out_dir`` that holds something else.
     """
     weights = _checked_weights(method, weights, keep)
     if (by is None) == (method == "model"):
