@@ -153,6 +153,7 @@ def _from_scratch(name, vocabulary, config):
         made = GPT2Config(
             vocab_size=vocabulary, n_embd=size, n_layer=layers, n_head=heads, n_positions=1024, resid_pdrop=dropout,
             embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+            activation_function="gelu_pytorch_tanh",  # one kernel; GPT-2's own name for it takes eight
         )  # fmt: skip
         return AutoModelForCausalLM.from_config(made, attn_implementation=config["attn_implementation"] or "sdpa")
     made = T5Config(
