@@ -126,7 +126,23 @@ def test_tasks_take_turns_in_batches_of_their_own(data):
         if task == 1:
             assert (batch[CANDIDATES] == batch["item_id"].unsqueeze(1)).sum(dim=1).eq(1).all()
         assert model.calculate_loss(batch).isfinite()
-    assert seen[0] == seen[1] == len(loaders[0]._dataset.inter_feat)
+    users = loaders[0]._dataset.inter_feat["user_id"]
+    assert seen == {0: len(users), 1: len(users.unique())}
+
+
+def test_so_many_rows_of_each_user_in_an_epoch(data):
+    _, loaders = small_pod(data, every_prefix=False, rows_of_a_user={"sequential": 3})
+    (loader,) = loaders[0].tasks
+    counts = loader.users.bincount()
+    for _ in range(2):
+        batches = list(loaders[0])
+        assert len(batches) == len(loaders[0])
+        drawn = torch.cat([batch["user_id"] for batch in batches])
+        assert torch.equal(drawn.bincount(), counts.clamp(max=3))
+        assert len(loader.drawn.unique()) == len(drawn)
+    other = loader.drawn
+    next(iter(loader))
+    assert not torch.equal(loader.drawn.sort().values, other.sort().values)
 
 
 def test_losses_fall(data):
@@ -196,6 +212,7 @@ def test_controls(data):
         ({"item_codes": "alphabetical"}, "item_codes is one of"),
         ({"rank_by": "chance"}, "rank_by is one of"),
         ({"n_beams": 1000}, "more beams|items"),
+        ({"rows_of_a_user": {"topn": 0}}, "rows_of_a_user gives tasks a whole number"),
         ({"padding_in_loss": True}, "has an encoder and a decoder"),
         ({"code_field": "class", "item_codes": "random"}, "code_field is read by"),
         ({"item_codes": "title"}, "code_field: title, and tiny has no such column"),

@@ -9,6 +9,7 @@ from recbole_persona.data.windows import WindowTrainLoader
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import reads_then_writes
 from recbole_persona.lm.item_codes import FIXED_LENGTH
+from recbole_persona.lm.tasks import TASKS
 
 TASK = "task"  # column: number of the batch's task in the key tasks, the same in every row
 CANDIDATES = "candidates"  # column (B, C): items of which one is the target
@@ -41,6 +42,9 @@ class TaskTrainLoader(OrderedTrainLoader):
       training part, newly drawn for each batch, in a random order.
     - ``explanation``: the rows with a text.
 
+    ``rows_of_a_user`` says of which tasks an epoch has so many rows of each user, drawn anew, and not all (but for
+    ``sequential`` with ``every_prefix``, whose rows share a pass).
+
     ``task_schedule`` ``mixed``: every row of every task once in an epoch, the batches of all tasks in a random order.
     ``round_robin``, POD's: the tasks in turn, as many batches as there would be in ``mixed``; a short one begins again, and a
     long one is not finished.
@@ -54,17 +58,15 @@ class TaskTrainLoader(OrderedTrainLoader):
         if config["task_schedule"] not in SCHEDULES:
             raise UserError(f"task_schedule is one of {', '.join(SCHEDULES)}, not {config['task_schedule']!r}.")
         tasks = config["tasks"]
-        kinds = {"sequential": self._sequential, "topn": _CandidateLoader, "explanation": _TextLoader}
+        sequential = _EvenWindows if takes_every_prefix(config) else _SequentialRows
+        kinds = {"sequential": sequential, "topn": _CandidateRows, "explanation": _TextRows}
         if not tasks or not set(tasks) <= set(kinds) or len(set(tasks)) < len(tasks):
             raise UserError(f"tasks is a list of some of {', '.join(kinds)}, not {tasks!r}.")
+        _check_numbers(config["rows_of_a_user"] or {})
         self.tasks = [kinds[task](config, dataset, sampler, shuffle=shuffle) for task in tasks]
         for loader in self.tasks:
             loader.generator = self.generator  # one stream of random numbers, one to keep in a state
         self.schedule = config["task_schedule"]
-
-    @staticmethod
-    def _sequential(config, *arguments, **options):
-        return (_EvenWindows if takes_every_prefix(config) else OrderedTrainLoader)(config, *arguments, **options)
 
     def __len__(self):
         return sum(map(len, self.tasks))
@@ -100,12 +102,48 @@ class _EvenWindows(WindowTrainLoader):
             yield self.collate_fn(batches[number])
 
 
-class _CandidateLoader(OrderedTrainLoader):
+class _TaskRows(OrderedTrainLoader):
+    """The rows of a task, or with ``rows_of_a_user`` so many of each user's, drawn for every epoch."""
+
+    task: str
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        self.rows = self._rows(config, dataset)
+        self.of_a_user = (config["rows_of_a_user"] or {}).get(self.task, len(self.rows))
+        self.user_field, self.item_field = dataset.uid_field, dataset.iid_field
+        self.users = dataset.inter_feat[dataset.uid_field][self.rows]
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+
+    def _rows(self, config, dataset):
+        return torch.arange(len(dataset.inter_feat))
+
+    def _init_batch_size_and_step(self):
+        super()._init_batch_size_and_step()
+        self.sample_size = int(self.users.bincount().clamp(max=self.of_a_user).sum())
+
+    def __iter__(self):
+        order = torch.randperm(len(self.rows), generator=self.generator)
+        order = order[self.users[order].argsort(stable=True)]
+        counts = self.users.bincount()
+        place = torch.arange(len(order)) - (counts.cumsum(0) - counts)[self.users[order]]  # among the user's
+        self.drawn = self.rows[order[place < self.of_a_user]]
+        return super().__iter__()
+
+    def collate_fn(self, index):
+        return super().collate_fn(self.drawn[index])
+
+
+class _SequentialRows(_TaskRows):
+    task = "sequential"
+
+
+class _CandidateRows(_TaskRows):
     """Rows with candidates, one of which is the target."""
+
+    task = "topn"
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         super().__init__(config, dataset, sampler, shuffle=shuffle)
-        self.user_field, self.item_field = dataset.uid_field, dataset.iid_field
         users, items = (dataset.inter_feat[name] for name in (self.user_field, self.item_field))
         weights = negative_weights(items, dataset.item_num, "uniform", 1.0)
         self.negatives = NegativeSampler(users, items, dataset.user_num, dataset.item_num, weights)
@@ -125,18 +163,20 @@ class _CandidateLoader(OrderedTrainLoader):
         return batch
 
 
-class _TextLoader(OrderedTrainLoader):
+class _TextRows(_TaskRows):
     """The rows that have a text to be written."""
 
-    def __init__(self, config, dataset, sampler, shuffle=False):
+    task = "explanation"
+
+    def _rows(self, config, dataset):
         field = config["explanation_field"]
         text_store(dataset, field, "The task explanation")
-        self.rows = (dataset.inter_feat[field] > 0).nonzero().squeeze(1)
-        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        return (dataset.inter_feat[field] > 0).nonzero().squeeze(1)
 
-    def _init_batch_size_and_step(self):
-        super()._init_batch_size_and_step()
-        self.sample_size = len(self.rows)
 
-    def collate_fn(self, index):
-        return super().collate_fn(self.rows[index])
+def _check_numbers(rows_of_a_user):
+    for task, number in rows_of_a_user.items():
+        if task not in TASKS or not isinstance(number, int) or number < 1:
+            raise UserError(
+                f"rows_of_a_user gives tasks a whole number from 1, such as {{topn: 1}}, not {{{task}: {number!r}}}."
+            )
