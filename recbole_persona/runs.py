@@ -46,6 +46,14 @@ _CAME_LATER = {
     "event_field": "event_type",
     "target_events": None,
     "eval_history": "in order",
+    "text_fields": [],
+    "explanation_field": "explanation",
+    "feature_field": "feature",
+    "text_batch_size": 64,
+    "bleu_tokenizer": "13a",
+    "bertscore_encoder": None,
+    "judge_url": None,
+    "judge_model": None,
 }
 
 

@@ -38,6 +38,7 @@ class LanguageRecommender(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE  # RecBole adds no negatives
+    reads_fields = ("explanation_field",)
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
