@@ -73,7 +73,9 @@ def peapod(data, name, **settings):
 def trained(data, folder):
     """A run of PeaPOD upon one of BPR."""
     metrics = ["NDCG", "HeadDivergence", "HeadDivergenceStart", "HeadDivergencePermuted"]
-    return peapod(data, "peapod", user_vectors=folder("BPR", embedding_size=8), epochs=2, metrics=metrics)
+    return peapod(
+        data, "peapod", user_vectors=folder("BPR", embedding_size=8), epochs=2, metrics=metrics, metric_decimal_place=8
+    )
 
 
 def held_out(loaders, number=6):
@@ -91,7 +93,6 @@ def training_items(loaded):
 # Vectors of other runs
 
 
-@torch.no_grad()
 def test_general_models_give_what_they_multiply_with_items(folder):
     bpr = load(folder("BPR", embedding_size=8))
     assert torch.equal(run_vectors(bpr), bpr.model.user_embedding.weight)
@@ -100,7 +101,6 @@ def test_general_models_give_what_they_multiply_with_items(folder):
     assert not torch.equal(run_vectors(graph), graph.model.user_embedding.weight)
 
 
-@torch.no_grad()
 def test_personas_are_pooled_over_the_training_items(folder):
     loaded = load(folder("AMPCF", embedding_size=6, n_personas=3))
     model, train = loaded.model, loaded.train_data._dataset.inter_feat
@@ -110,12 +110,11 @@ def test_personas_are_pooled_over_the_training_items(folder):
         items = train["item_id"][train["user_id"] == user]
         weights = model.persona_weights(torch.full_like(items, user), items)
         torch.testing.assert_close(vectors[user], (weights.mean(dim=0) @ model.personas(torch.tensor([user]))[0]))
-    model.persona_embedding.weight.copy_(turned)
+    model.persona_embedding.weight.data.copy_(turned)
     torch.testing.assert_close(run_vectors(loaded), vectors)  # which persona is the first says nothing
 
 
 @pytest.mark.parametrize("name", ["UserEncoder", "SASRec", "DIN"])
-@torch.no_grad()
 def test_sequential_models_give_the_state_after_the_training_history(folder, name):
     small = {"hidden_size": 8, "inner_size": 8, "n_heads": 2} if name != "DIN" else {"embedding_size": 8}
     loaded = load(folder(name, train_neg_sample_args=None, **small) if name != "DIN" else folder(name, **small))
@@ -158,7 +157,7 @@ def test_a_run_is_read_again_without_the_one_it_was_built_upon(data, folder, tra
 
 
 def test_a_mistake_about_users_is_one_sentence(data, folder):
-    other = {**LAST_TWO, "split": {"RS": [0.8, 0.1, 0.1]}}
+    other = {**LAST_TWO, "split": {"RS": [0.6, 0.2, 0.2]}}
     for settings, sentence in (
         ({"user_vectors": folder("BPR", embedding_size=8, eval_args=other)}, "another split"),
         ({"user_vectors": str(data)}, "not the folder of a run"),
@@ -193,10 +192,10 @@ def test_bivae_knows_users_by_their_ids_and_leaves_the_seed_alone(data):
     model, loaders = small_pod(data, user_vectors="bivae")
     chosen = choices(loaders[0]._dataset)
     state = torch.get_rng_state()
-    first, again = bivae(chosen, 4, seed=3), bivae(chosen[np.r_[: len(chosen.indptr) - 1]], 4, seed=3)
-    assert torch.equal(first, again) and torch.equal(torch.get_rng_state(), state)
-    assert not first[0].any() and first[1:].any(dim=1).all()
-    assert model.user_vectors.shape == (41, 8) and (model.neighbours[1:] > 0).all()
+    again = bivae(chosen, 8, seed=2020)  # the default split_seed
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(model.user_vectors, torch.nn.functional.normalize(again, dim=1).double())
+    assert not again[0].any() and (model.neighbours[1:] > 0).all()
 
 
 # The training part alone
@@ -279,10 +278,11 @@ def test_a_folded_vector_is_the_one_that_the_fit_would_give():
     lengths = torch.from_numpy(met.sum(axis=1)).long()
     twice = histories[:, :1].repeat(1, 1)
     found = folded(histories, lengths, items, solves=True)
-    assert (found * users).sum(dim=1)[1:].min() > 0.98  # the fit's items moved a last time after its users
-    assert not found[0].any()
+    some = lengths > 0
+    assert (found * users).sum(dim=1)[some].min() > 0.98  # the fit's items moved a last time after its users
+    assert not found[~some].any() and not some[0]
     repeated = folded(torch.cat([twice, histories], dim=1), lengths + 1, items, solves=True)
-    torch.testing.assert_close(repeated[1:], found[1:])  # a choice counts once
+    torch.testing.assert_close(repeated, found)  # a choice counts once
     mean = folded(histories, lengths, items, solves=False)
     expected = torch.nn.functional.normalize(torch.from_numpy(met) @ items, dim=1)
     torch.testing.assert_close(mean, expected)

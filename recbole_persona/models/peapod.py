@@ -53,8 +53,17 @@ class PeaPOD(POD):
         self.solves = config["user_vectors"] == "pmf" and self.control != "random_vectors"
         self.attention = NeighbourAttention(size, config["n_heads"])
         self.user_prompt = nn.Linear(size, config["user_tokens"] * self.backbone.dimension)
+        self._fit_lengths()
         self.register_buffer("divergence_at_start", torch.zeros(()))
         self.divergence_at_start.fill_(self.head_divergence())
+
+    @torch.no_grad()
+    def _fit_lengths(self):
+        """Let the tokens of users be as long as others are, on average."""
+        found = self._user_tokens(_pooled(self._attend(*self._sample()))).norm(dim=2).mean()
+        ratio = self.backbone.token_norm() / found.item() if found > 0 else 1.0
+        self.user_prompt.weight.mul_(ratio)
+        self.user_prompt.bias.mul_(ratio)
 
     # The neighbours
 
@@ -84,8 +93,8 @@ class PeaPOD(POD):
         return vectors, self.neighbours[near[:, 0]] if self.control == "random_neighbours" else near
 
     def _attend(self, vectors, near):
-        present = near > 0
-        weights, values = self.attention(vectors, self.user_vectors[near], present)
+        present, scale = near > 0, vectors.shape[1] ** 0.5  # numbers of about 1, as attention expects them
+        weights, values = self.attention(vectors * scale, self.user_vectors[near] * scale, present)
         if self.control == "mean":
             weights = (present / present.sum(dim=1, keepdim=True).clamp(min=1)).to(weights)  # (B, n)
             weights = weights.unsqueeze(1).expand(-1, self.attention.n_heads, -1)
@@ -96,8 +105,11 @@ class PeaPOD(POD):
     def context(self, interaction, task):
         """(B, P, d): the task's tokens, then the user's; a user without neighbours has those of the bias alone."""
         pooled = interaction[POOLED] if POOLED in interaction else _pooled(self.attended(interaction))
-        user = self.user_prompt(pooled).view(len(pooled), -1, self.backbone.dimension)
-        return torch.cat([super().context(interaction, task), user], dim=1)
+        return torch.cat([super().context(interaction, task), self._user_tokens(pooled)], dim=1)
+
+    def _user_tokens(self, pooled):
+        """(B, D) -> (B, P, d)"""
+        return self.user_prompt(pooled).view(len(pooled), -1, self.backbone.dimension)
 
     # Explanations
 
@@ -127,12 +139,16 @@ class PeaPOD(POD):
         Args:
             permuted: let every user attend to the neighbours of another one.
         """
-        generator = torch.Generator().manual_seed(0)
+        vectors, near = self._sample()
+        weights = self._attend(vectors, near.roll(1, dims=0) if permuted else near).weights
+        return divergence(weights).double().mean().item() if len(near) else 0.0
+
+    def _sample(self):
+        """Vectors (S, D) and neighbours (S, n) of users with neighbours, in an order of chance."""
         members = (self.neighbours > 0).any(dim=1).nonzero().squeeze(1)
-        members = members[torch.randperm(len(members), generator=generator)[:SAMPLE].to(members.device)]
-        near = self.neighbours[members.roll(1) if permuted else members]  # their order is one of chance
-        weights = self._attend(self.user_vectors[members], near).weights
-        return divergence(weights).double().mean().item() if len(members) else 0.0
+        order = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+        members = members[order.to(members.device)]
+        return self.user_vectors[members], self.neighbours[members]
 
 
 def _pooled(attended):
