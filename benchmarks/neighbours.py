@@ -69,7 +69,8 @@ def against_dense(n, repeats):
 
     seconds = in_turn({"dense": whole, "ours": ours}, repeats)
     cosines = [
-        torch.einsum("ud,und->un", vectors[1:], vectors[found[side][1:]]).sort(dim=1).values for side in ("ours", "dense")
+        torch.einsum("ud,und->un", vectors[1:], vectors[found[side][1:]]).sort(dim=1).values
+        for side in ("ours", "dense")
     ]
     error = (cosines[0] - cosines[1]).abs().max().item()
     if not error < 1e-5:
@@ -116,11 +117,18 @@ def graph_rows(n):
     found = []
     for size in sizes:
         command = [sys.executable, __file__, "--of_many", str(size)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())}  # as a user runs it; CPU seconds are counted
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(os.cpu_count())
+        }  # as a user runs it; CPU seconds are counted
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
         found.append(json.loads(done.stdout.splitlines()[-1]))
     growth = float(np.polyfit(np.log(sizes), np.log([one["seconds"] for one in found]), 1)[0])
-    used = {"users": sizes, "dimension": DIMENSION, "neighbours": NEIGHBOURS, "generator": "two of 2,000 tastes, and noise"}
+    used = {
+        "users": sizes,
+        "dimension": DIMENSION,
+        "neighbours": NEIGHBOURS,
+        "generator": "two of 2,000 tastes, and noise",
+    }
     used |= {key: [round(one[key], 4) for one in found] for key in ("seconds", "clock", "recall")}
     used |= {"MiB": [round(one["memory"] / 2**20) for one in found]}
     gib = found[-1]["memory"] / 2**30

@@ -139,6 +139,7 @@ def print_history_reasons(reasons) -> None:
 def print_neighbour_reasons(reasons) -> None:
     """Whom the model listens to, then each recommendation with those of them who chose it."""
     from rich.console import Console
+    from rich.padding import Padding
     from rich.text import Text
 
     console = Console(highlight=False, markup=False)
@@ -165,7 +166,7 @@ def print_neighbour_reasons(reasons) -> None:
         console.print(Text.assemble(f"{reason['rank']:>4}  ", title, f"{reason['score']:>8.3f}"), no_wrap=True)
         names = ", ".join(one["user"] for one in reason["because"])
         said = f"{names} {verb} it: {reason['share']:.0%} of the attention" if names else f"none of them {verb} it"
-        console.print(Text(f"      {said}"))
+        console.print(Padding(Text(said), (0, console.width - width + 8, 0, 6)))
 
 
 FORMS = {  # what is found in a reason -> what its parts are called, and how it is printed
