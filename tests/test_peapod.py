@@ -13,7 +13,9 @@ from recbole.data.interaction import Interaction
 from small_pod import small_pod
 
 from recbole_persona import explain, recommend, run
+from recbole_persona.config import Config
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate.faithfulness import faithfulness
 from recbole_persona.layers.matrix_factorisation import factorise
 from recbole_persona.layers.neighbour_attention import divergence
 from recbole_persona.lm.user_vectors import bivae, choices, folded, nearest_to
@@ -163,6 +165,7 @@ def test_a_mistake_about_users_is_one_sentence(data, folder):
         ({"user_vectors": str(data)}, "not the folder of a run"),
         ({"user_vectors": "lightgcn"}, "there is no folder 'lightgcn'"),
         ({"user_vectors": folder("Pop")}, "Pop has no vectors of users"),
+        ({"user_vectors": folder("BERT4Rec", hidden_size=8, train_neg_sample_args=None)}, "BERT4Rec has no vectors"),
         ({"user_vectors": folder("BPR", embedding_size=8), "n_heads": 3}, "n_heads divides"),
     ):
         with pytest.raises(UserError, match=sentence):
@@ -342,6 +345,27 @@ def test_an_explanation_is_what_made_the_score(data):
     alone = model.explain(rows)
     assert not alone.normalised and not alone.weights[0].any()
     torch.testing.assert_close(model.score_pooled(rows, alone.pooled), model.predict(rows))
+
+
+def test_neighbours_are_taken_away_one_by_one(data):
+    model, loaders = small_pod(data)
+    with torch.no_grad():
+        model.user_prompt.weight.mul_(10)
+    rows = held_out(loaders)
+    table = faithfulness(model, rows, top=2, draws=2)
+    assert table["pairs"].tolist() == [6, 6, 6] and table["drop"].notna().all()
+    explanation = model.explain(rows)
+    heaviest = explanation.weights.argmax(dim=1)
+    part = explanation.weights[torch.arange(6), heaviest, None] * explanation.parts[torch.arange(6), heaviest]
+    drop = model.predict(rows) - model.score_pooled(rows, explanation.pooled - part)
+    assert table["drop"][0] == pytest.approx(drop.mean().item())
+
+
+def test_metrics_of_heads_are_refused_where_there_are_none():
+    with pytest.raises(
+        UserError, match="HeadDivergence needs a model that attends to neighbours, PeaPOD; POD does not"
+    ):
+        Config("POD", "ml-100k", config_dict={"metrics": ["NDCG", "HeadDivergence"]})
 
 
 def test_the_reasons_name_neighbours_and_what_they_chose(data, trained):

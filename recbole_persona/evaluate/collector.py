@@ -120,11 +120,6 @@ class Collector(RecboleCollector):
             lists = self.data_struct.joined("rec.list").cpu()
             self.data_struct.set("rec.personas", self._personas(model, lists))
         if self.register.need("model.heads"):
-            if not hasattr(model, "head_divergence"):
-                names = ", ".join(self._names("model.heads"))
-                raise UserError(
-                    f"{names}: needs a model that attends to neighbours, PeaPOD; {type(model).__name__} does not."
-                )
             start = model.divergence_at_start.item()
             self.data_struct.set("model.heads", (model.head_divergence(), start, model.head_divergence(permuted=True)))
 
