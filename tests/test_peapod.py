@@ -305,7 +305,6 @@ def test_neighbours_of_new_users_are_those_of_all_pairs():
 @torch.no_grad()
 def test_who_is_not_known_is_known_by_the_history(data, control):
     model, loaders = small_pod(data, control=control)
-    rows = held_out(loaders).interaction
     rows = Interaction(
         {name: held_out(loaders)[name] for name in ("user_id", "item_id", "item_id_list", "item_length")}
     )
@@ -316,6 +315,10 @@ def test_who_is_not_known_is_known_by_the_history(data, control):
     torch.testing.assert_close(model.context(stranger, "sequential"), nameless)
     assert (model.attended(stranger).neighbours > 0).all()
     assert not torch.allclose(model.full_sort_predict(stranger).view(6, -1), known)
+    near = model.attended(stranger).neighbours
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = model.float().attended(stranger)
+    assert torch.equal(low.neighbours, near) and low.weights.isfinite().all()
     empty = Interaction({**columns, "item_length": torch.zeros_like(columns["item_length"])})
     bias = model.user_prompt.bias.view(1, 3, -1).expand(6, -1, -1)
     torch.testing.assert_close(model.context(empty, "sequential")[:, 3:], bias)

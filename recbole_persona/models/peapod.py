@@ -81,15 +81,16 @@ class PeaPOD(POD):
             vectors = self.user_vectors.new_zeros(len(length), self.user_vectors.shape[1])
             near = self.neighbours.new_zeros(len(length), self.neighbours.shape[1])
             new = torch.arange(len(length), device=length.device)
-        if len(new):
+        if len(new) and self.ITEM_SEQ in interaction:
             vectors[new], near[new] = self._of_histories(interaction, new)
         return self._attend(vectors, near)
 
     def _of_histories(self, interaction, rows):
         """Vectors (R, D) of some rows by what they show of a history, and their neighbours (R, n)."""
         history, length = interaction[self.ITEM_SEQ][rows], interaction[self.ITEM_SEQ_LEN][rows]
-        vectors = folded(history, length, self.item_vectors, self.solves)
-        near = nearest_to(vectors, self.user_vectors, self.neighbours.shape[1])
+        with torch.autocast(history.device.type, enabled=False):  # a system of equations, and places in an order
+            vectors = folded(history, length, self.item_vectors, self.solves)
+            near = nearest_to(vectors, self.user_vectors, self.neighbours.shape[1])
         return vectors, self.neighbours[near[:, 0]] if self.control == "random_neighbours" else near
 
     def _attend(self, vectors, near):
