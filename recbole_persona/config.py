@@ -110,7 +110,9 @@ class Config(_RecboleConfig):
         first = next(kind for kind in (EvaluatorType.RANKING, EvaluatorType.VALUE, TEXT) if kind in kinds)
         mode = self.final_config_dict["eval_args"].get("mode", "full")
         if first == EvaluatorType.VALUE and "full" in (mode.values() if isinstance(mode, dict) else [mode]):
-            raise UserError(f"{metrics[kinds.index(first)]} needs labelled rows; set mode in eval_args to labeled or uni100.")
+            raise UserError(
+                f"{metrics[kinds.index(first)]} needs labelled rows; set mode in eval_args to labeled or uni100."
+            )
         # The upstream body takes metrics of one type; the others get a pass of their own (evaluate/passes.py).
         self.final_config_dict["metrics"] = [metric for metric, kind in zip(metrics, kinds) if kind == first]
         super()._set_default_parameters()
@@ -148,7 +150,9 @@ class Config(_RecboleConfig):
             if entry and "model.heads" in entry.needs and not hasattr(self.model_class, "head_divergence"):
                 raise UserError(f"{metric} needs a model that attends to neighbours, PeaPOD; {self.model} does not.")
             if entry and entry.type == TEXT and not hasattr(self.model_class, "generate"):
-                raise UserError(f"{metric} needs a model that writes texts, such as PeaPOD; {self.model} has no generate().")
+                raise UserError(
+                    f"{metric} needs a model that writes texts, such as PeaPOD; {self.model} has no generate()."
+                )
         if not {EvaluatorType.RANKING, EvaluatorType.VALUE} <= set(kinds):
             return
         mode = self.final_config_dict["value_mode"]

@@ -219,7 +219,7 @@ register_model(
     "POD",
     "recbole_persona.models.pod:POD",
     paper="Li et al., Prompt Distillation for Efficient LLM-based Recommendation, CIKM 2023",
-    train_loader="recbole_persona.data.task_batches:TaskTrainLoader",
+    train_loader="recbole_persona.lm.task_batches:TaskTrainLoader",
 )
 register_model(
     "ConstantSentence",
@@ -235,7 +235,7 @@ register_model(
     "PeaPOD",
     "recbole_persona.models.peapod:PeaPOD",
     paper="Ramos et al., PeaPOD: Personalized Prompt Distillation for Generative Recommendation, 2024",
-    train_loader="recbole_persona.data.task_batches:TaskTrainLoader",
+    train_loader="recbole_persona.lm.task_batches:TaskTrainLoader",
 )
 
 for _name, _needs, _smaller in (

@@ -142,6 +142,16 @@ REFUSED = {
         {},
         "one of mmr, calibrated",
     ),
+    "re-ranking by a model that is not named": (
+        [BPR, {"name": "M", "rerank": MMR["rerank"] | {"method": "model"}}],
+        {},
+        "names the row that re-ranks in by",
+    ),
+    "re-ranking by a row that is none": (
+        [BPR, {"name": "M", "rerank": MMR["rerank"] | {"method": "model", "by": "SASRec"}}],
+        {},
+        "by in the row 'M' names 'SASRec', which is no row",
+    ),
     "re-ranking what does not run": ([BPR | {"status": "not run"}, MMR], {}, "whose status is not run"),
     "a search without end": ([tuned(trials=0)], {}, "trials in tune"),
     "a search with a typo": ([tuned(space={"learning_rte": [1]})], {}, "the nearest is 'learning_rate'"),

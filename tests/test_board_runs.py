@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from board_files import BPR, POP, PROTOCOL, ran, results, written
@@ -296,3 +297,13 @@ def test_a_search_that_another_process_is_at_is_not_taken_for_failed(tmp_path):
         ran(file)
     rows, found = ran(file)
     assert rows["BPR"]["status"] == "run" and not found["failed"]
+
+
+def test_a_row_re_ranks_another(tmp_path):
+    """Both stages are cells of the board; the second stage's run is that of the same seed."""
+    rerank = {"of": "Pop", "method": "model", "by": "BPR", "weights": [1.0], "keep": None, "candidates": 10}
+    rows, _ = ran(written(tmp_path, [BPR, POP, {"name": "two stages", "rerank": rerank}]))
+    assert rows["two stages"]["status"] == "run" and rows["two stages"]["rerank"]["by"] == "BPR"
+    for file in (tmp_path / "runs").glob("*-model-*/result.json"):
+        result = json.loads(file.read_text())
+        assert json.loads((Path(result["rerank"]["by"]) / "result.json").read_text())["seed"] == result["seed"]

@@ -161,3 +161,20 @@ def test_residual_levels_divide_what_is_left_over():
         means = np.stack([normed[group.ravel() == g].mean(axis=0) for g in range(group.max() + 1)])
         left.append(np.square(normed - means[group.ravel()]).sum())
     assert left[1] < left[0] < np.square(normed - normed.mean(axis=0)).sum()
+
+
+def test_titles_are_codes_and_those_of_several_items_are_numbered():
+    codes = item_codes.title_codes(["", "Heat", "Alien", "Heat", "Heat 1", " Heat  "])
+    assert codes.texts == ["", "Heat 2", "Alien", "Heat 3", "Heat 1", "Heat 4"] and not codes.words
+    with pytest.raises(UserError, match="1 items have no title"):
+        item_codes.title_codes(["", "Heat", " "])
+
+
+def test_items_with_alike_texts_have_alike_codes():
+    texts = ["", *("red shoes" for _ in range(3)), *("a novel of the sea" for _ in range(3)), "red boots"]
+    vectors = item_codes.text_vectors(texts, 0, 4)
+    assert vectors.shape == (8, 4)
+    symbols = item_codes.semantic_codes(vectors, 0, 1, 2).symbols
+    assert len(set(symbols[[1, 2, 3, 7], 0])) == 1 and len(set(symbols[[4, 5, 6], 0])) == 1
+    with pytest.raises(UserError, match="hold no words"):
+        item_codes.text_vectors(["", ".", ","], 0)

@@ -12,7 +12,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 
 import recbole_persona
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate.reranking import calibrated, mmr, proportional
+from recbole_persona.evaluate.reranking import blended, calibrated, mmr, proportional
 from recbole_persona.runner import load, reranked
 from recbole_persona.runner.reranked import rerank_run
 from recbole_persona.runs import RunFolder
@@ -181,6 +181,42 @@ def frontier(bpr, request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     weights = [0.1, 0.3, 0.6, 0.9]
     return request.param, out, rerank_run(bpr[0], request.param, weights, 0.95, out, all_on_test=True)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_blended_against_slow_loops(weight):
+    scores, vectors, *_ = candidates(7)
+    others = vectors[..., 0].copy()
+    others[5, 3] = -np.inf
+    order = blended(scores, others, weight, PLACES)
+    for user in range(USERS):
+        known = others[user][np.isfinite(others[user])]
+        theirs = np.where(np.isfinite(others[user]), (others[user] - known.min()) / np.ptp(known), 0.0)
+        expected = greedy(
+            scores[user], lambda own, n, _, theirs=theirs: (1 - weight) * own + weight * theirs[n], PLACES
+        )
+        assert order[user].tolist() == expected
+
+
+def test_another_model_re_ranks_the_candidates(small, folder, tmp_path):
+    """Of all items, with weight 1, its lists are its own; of a few, they hold nothing that the first stage left out."""
+    run_dir, result = small
+    settings = RunFolder(run_dir).config().external_config_dict | {"run_dir": str(tmp_path / "other"), "seed": 7}
+    other = recbole_persona.run(result["model"], "small", config_dict=settings)["result"]
+    everything = load(run_dir).dataset.item_num
+    found = rerank_run(run_dir, "model", [1.0], 1e-9, tmp_path / "all", candidates=everything, by=tmp_path / "other")
+    assert found["rerank"]["by"] == str(tmp_path / "other")
+    for metric in ("ndcg@3", "ndcg@7", "ild@7"):
+        assert found["test"][metric] == pytest.approx(other["test"][metric], abs=1e-9)
+    few = rerank_run(run_dir, "model", [1.0], 1e-9, tmp_path / "few", candidates=7, by=tmp_path / "other")
+    assert few["test"]["ild@7"] == pytest.approx(result["test"]["ild@7"])  # the same seven in another order
+    with pytest.raises(UserError, match="by is the folder of the run that re-ranks"):
+        rerank_run(run_dir, "model", [1.0], None, tmp_path / "none")
+    if result["model"] == "BPR":
+        settings |= {"run_dir": str(tmp_path / "split"), "eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}}
+        recbole_persona.run("BPR", "small", config_dict=settings)
+        with pytest.raises(UserError, match="is of another split"):
+            rerank_run(run_dir, "model", [1.0], None, tmp_path / "none", by=tmp_path / "split")
 
 
 def test_weight_0_is_the_run_itself(bpr, tmp_path):

@@ -176,6 +176,16 @@ def test_an_early_stopped_run_does_not_train_further_and_more_epochs_continue_an
     assert list(longer.train_loss_dict) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("cumulative, epochs", [(False, 7), (True, 4)])
+def test_patience_is_of_a_row_or_of_all_validations(cumulative, epochs, bpr, tmp_path):
+    """Better in every other epoch up to the fifth; two validations without a gain are borne, the third ends training."""
+    scores = iter([0.1, 0.05, 0.2, 0.15, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0])
+    trainer, loaders = bpr(epochs=10, stopping_step=1, cumulative_patience=cumulative)
+    trainer._valid_epoch = lambda *args, **kwargs: (next(scores), {"mrr@10": 0.0})
+    fit(trainer, loaders)
+    assert trainer._epoch + 1 == epochs
+
+
 def test_there_must_be_a_state_of_this_model(bpr, data, tmp_path):
     trainer, loaders = bpr(epochs=1)
     with pytest.raises(UserError, match=r"nothing to resume.*last\.safetensors"):

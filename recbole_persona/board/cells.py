@@ -91,8 +91,9 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
         cells += of_row.values()
         for row in part.rows:
             for seed in part.seeds if row.runs and row.rerank else ():
-                if base := of_row.get((row.rerank["of"], seed)):
-                    cells.append(_reranked(board, row, base))
+                needed = {key: of_row.get((name, seed)) for key, name in row.needs.items()}
+                if all(needed.values()):
+                    cells.append(_reranked(board, row, **needed))
     return cells
 
 
@@ -109,11 +110,12 @@ def _digest(settings) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _reranked(board, row, base) -> Cell:
+def _reranked(board, row, of, by=None) -> Cell:
     settings = {key: value for key, value in row.rerank.items() if key != "of"}
+    settings |= {"by": str(by.path)} if by else {}
     settings["all_on_test"] = any(picture["kind"] == "frontier" for picture in board.pictures)
-    path = base.path.with_name(f"{base.path.name}-{settings['method']}-{_digest(settings)}")
-    return Cell(base.dataset, row.name, base.seed, path, settings=settings, base=base.path)
+    path = of.path.with_name(f"{of.path.name}-{settings['method']}-{_digest(settings)}")
+    return Cell(of.dataset, row.name, of.seed, path, settings=settings, base=of.path)
 
 
 def reset(cells: list[Cell], which: str) -> None:
@@ -152,14 +154,14 @@ def work(cells: list[Cell], told: Callable = lambda cell: None, stopped: Callabl
 
 def _ready(cell, cells) -> bool:
     """Whether what the cell builds on is there; a cell whose base failed has failed, too."""
-    if cell.base is None:
-        return True
-    base = next(other for other in cells if other.path == cell.base)
-    if base.reason is not None:
-        _fail(cell, f"{base.row} failed: {base.reason}")
-    if base.done and not loadable(base.path):
-        _attempt(base)
-    return base.done and loadable(base.path)
+    paths = {str(cell.base), cell.settings.get("by")}
+    needed = [other for other in cells if cell.base is not None and str(other.path) in paths]
+    for base in needed:
+        if base.reason is not None:
+            _fail(cell, f"{base.row} failed: {base.reason}")
+        if base.done and not loadable(base.path):
+            _attempt(base)
+    return all(base.done and loadable(base.path) for base in needed)
 
 
 def loadable(path) -> bool:

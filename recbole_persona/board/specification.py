@@ -27,7 +27,7 @@ _KINDS = ("model", "study", "rerank", "published")  # a row has exactly one of t
 _ROW = {"name", "status", "against", *_KINDS}
 _MODEL_ROW = {"config", "config_files", "tune"}
 _TUNE = {"space", "trials", "epochs", "sampler", "pruner", "timeout"}
-_RERANK = ("of", "method", "weights", "keep", "candidates")
+_RERANK = ("of", "method", "by", "weights", "keep", "candidates")
 _METRIC = re.compile(r"[a-z][\w-]*(@[1-9]\d*)?")
 
 
@@ -42,7 +42,8 @@ class Row:
         files: YAML files below ``config``.
         tune: how the row's settings are searched; None when they are given.
         study: folder of a finished search; its best settings are the row's.
-        rerank: ``of`` (name of a row), ``method``, ``weights``, ``keep``, ``candidates``.
+        rerank: ``of`` (name of a row), ``method``, ``by`` (name of another, for the method ``model``), ``weights``,
+            ``keep``, ``candidates``.
         published: CSV file of somebody else's numbers.
         against: row that this one is tested against; None for the board's baseline.
         runs: false for a row that stands on the page as "not run".
@@ -59,6 +60,11 @@ class Row:
     published: Path | None = None
     against: str | None = None
     runs: bool = True
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """The rows that it re-ranks, or re-ranks with, by key."""
+        return {key: self.rerank[key] for key in ("of", "by") if self.rerank and key in self.rerank}
 
 
 @dataclass(frozen=True)
@@ -120,12 +126,12 @@ def read_board(file) -> Board:
     baseline = given.get("baseline")
     for row in rows.values():
         _known(row.against, names, f"against of the row {row.name!r}")
-        if row.rerank:
-            _known(row.rerank["of"], names, f"of in the row {row.name!r}")
-            if rows[row.rerank["of"]].kind in ("rerank", "published"):
-                raise UserError(f"The row {row.name!r} can re-rank a row of a model only, not {row.rerank['of']!r}.")
-            if row.runs and not rows[row.rerank["of"]].runs:
-                raise UserError(f"The row {row.name!r} re-ranks {row.rerank['of']!r}, whose status is not run.")
+        for key, needed in row.needs.items():
+            _known(needed, names, f"{key} in the row {row.name!r}")
+            if rows[needed].kind in ("rerank", "published"):
+                raise UserError(f"The row {row.name!r} can re-rank a row of a model only, not {needed!r}.")
+            if row.runs and not rows[needed].runs:
+                raise UserError(f"The row {row.name!r} re-ranks {needed!r}, whose status is not run.")
     _known(baseline, names, "baseline")
     for name in {baseline, *(row.against for row in rows.values())} - {None}:
         if rows[name].kind == "published":
@@ -159,7 +165,7 @@ def _check_part(part, baseline):
     """What the rows of a data set build on or are tested against must be among them."""
     present = {row.name for row in part.rows}
     for row in part.rows:
-        for needed in (row.rerank and row.rerank["of"], row.against, baseline):
+        for needed in (*row.needs.values(), row.against, baseline):
             if needed and needed not in present:
                 raise UserError(
                     f"On {part.dataset} the row {row.name!r} needs the row {needed!r}; add it to rows of that data set."
@@ -231,6 +237,8 @@ def _rerank(values, where) -> dict:
     missing = [key for key in ("of", "method", "weights") if key not in values]
     if missing:
         raise UserError(f"rerank of {where} lacks {missing[0]}; write {{of: BPR, method: mmr, weights: [0, 0.1, …]}}.")
+    if (values["method"] == "model") != ("by" in values):
+        raise UserError(f"rerank of {where}: the method model, and no other, names the row that re-ranks in by.")
     weights = values["weights"]
     weights = weights if isinstance(weights, list) else [weights]
     if not weights or not all(isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w <= 1 for w in weights):
@@ -239,7 +247,7 @@ def _rerank(values, where) -> dict:
     if keep is not None and (not isinstance(keep, (int, float)) or not 0 < keep <= 1):
         raise UserError(f"keep in rerank of {where} is a share above 0, at most 1, or null; it is {keep!r}.")
     given = {"candidates": 100, **values, "weights": weights, "keep": keep}
-    return {key: given[key] for key in _RERANK}
+    return {key: given[key] for key in _RERANK if key in given}
 
 
 def _parts(given, rows, seeds, file) -> tuple[Part, ...]:

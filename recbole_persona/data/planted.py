@@ -67,15 +67,18 @@ class Planted:
     first_user: int = 0
 
 
-def generate(n_interactions: int, n_users: int, n_items: int, n_tastes: int, seed: int) -> Planted:
+def generate(n_interactions, n_users, n_items, n_tastes, seed, tastes_of_a_user=NUMBER_OF_TASTES) -> Planted:
     """Draw a whole data set; the same arguments give the same arrays.
 
     Every user has at least four fifths of the mean number of interactions.
 
+    Args:
+        tastes_of_a_user: shares of the users with one taste, two tastes, and so on.
+
     Raises:
         UserError: the numbers cannot be met (see :func:`chunks`).
     """
-    blocks = list(chunks(n_interactions, n_users, n_items, n_tastes, seed))
+    blocks = list(chunks(n_interactions, n_users, n_items, n_tastes, seed, tastes_of_a_user))
     return Planted(
         np.concatenate([block.interactions for block in blocks]),
         np.concatenate([block.user_tastes for block in blocks]),
@@ -83,14 +86,17 @@ def generate(n_interactions: int, n_users: int, n_items: int, n_tastes: int, see
     )
 
 
-def chunks(n_interactions: int, n_users: int, n_items: int, n_tastes: int, seed: int) -> Iterator[Planted]:
+def chunks(n_interactions, n_users, n_items, n_tastes, seed, tastes_of_a_user=NUMBER_OF_TASTES) -> Iterator[Planted]:
     """As :func:`generate`, one block of :data:`BLOCK` users after the other.
 
     Raises:
-        UserError: fewer than four tastes, or so few items in a taste that a user with this taste alone would run out.
+        UserError: fewer tastes than a user may have, or so few items in a taste that a user with this taste alone would
+            run out.
     """
-    if n_tastes < len(NUMBER_OF_TASTES) or n_users < 1 or n_interactions < n_users:
-        raise UserError("Planted personas need at least 4 tastes, one user, and one interaction for each user.")
+    if n_tastes < len(tastes_of_a_user) or n_users < 1 or n_interactions < n_users:
+        raise UserError(
+            f"Planted personas need at least {len(tastes_of_a_user)} tastes, one user, and one interaction for each user."
+        )
     rng = np.random.default_rng([seed, 0])
     least = int(0.8 * n_interactions / n_users)
     counts = least + rng.multinomial(n_interactions - least * n_users, np.full(n_users, 1 / n_users))
@@ -109,7 +115,7 @@ def chunks(n_interactions: int, n_users: int, n_items: int, n_tastes: int, seed:
     edges = np.concatenate([taste + _cumulative(size) for taste, size in enumerate(sizes)])
     for block, first in enumerate(range(0, n_users, BLOCK)):
         rng = np.random.default_rng([seed, 1, block])
-        user_tastes = _user_tastes(len(counts[first : first + BLOCK]), n_tastes, rng)
+        user_tastes = _user_tastes(len(counts[first : first + BLOCK]), n_tastes, tastes_of_a_user, rng)
         drawn = _draw(counts[first : first + BLOCK], user_tastes, by_taste, edges, item_tastes, rng)
         drawn["user"] += first
         yield Planted(drawn, user_tastes, item_tastes, first)
@@ -120,10 +126,10 @@ def _cumulative(size):
     return np.cumsum(popularity) / np.cumsum(popularity)[-1]  # ends in 1.0 exactly
 
 
-def _user_tastes(n_users, n_tastes, rng):
-    """(n_users, n_tastes) shares: one to four random tastes with Dirichlet weights."""
-    most = len(NUMBER_OF_TASTES)
-    how_many = 1 + rng.choice(most, n_users, p=NUMBER_OF_TASTES)
+def _user_tastes(n_users, n_tastes, of_a_user, rng):
+    """(n_users, n_tastes) shares: one to four (:data:`NUMBER_OF_TASTES`) random tastes with Dirichlet weights."""
+    most = len(of_a_user)
+    how_many = 1 + rng.choice(most, n_users, p=of_a_user)
     weights = rng.standard_gamma(EVENNESS, (n_users, most)) * (np.arange(most) < how_many[:, None])
     shares = np.zeros((n_users, n_tastes))
     chosen = rng.random((n_users, n_tastes)).argsort(axis=1)[:, :most]
@@ -156,7 +162,7 @@ def _draw(counts, user_tastes, by_taste, edges, item_tastes, rng):
     return drawn
 
 
-def write(folder, name: str, n_interactions: int, n_users: int, n_items: int, n_tastes: int, seed: int) -> None:
+def write(folder, name, n_interactions, n_users, n_items, n_tastes, seed, tastes_of_a_user=NUMBER_OF_TASTES) -> None:
     """Write ``folder/name/name.inter``, ``.item`` and ``.user`` and, apart from them, ``truth_*.tsv``.
 
     What a model may see and the truth are in different files: no setting of RecBole loads the truth. Block by block, so
@@ -169,7 +175,7 @@ def write(folder, name: str, n_interactions: int, n_users: int, n_items: int, n_
     folder = Path(folder) / name
     names = [f"{name}.inter", f"{name}.item", f"{name}.user"]
     names += ["truth_interactions.tsv", "truth_items.tsv", "truth_users.tsv", "truth_features.tsv"]
-    blocks = chunks(n_interactions, n_users, n_items, n_tastes, seed)
+    blocks = chunks(n_interactions, n_users, n_items, n_tastes, seed, tastes_of_a_user)
     block = next(blocks)  # impossible numbers are refused before a file is made
     with ExitStack() as stack:
         paths = [stack.enter_context(atomic_path(folder / file)) for file in names]

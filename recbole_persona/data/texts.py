@@ -260,7 +260,9 @@ def install() -> None:
         if load:
             # a config that RecBole reads from a checkpoint has the name of the model alone
             model = getattr(self.config, "model_class", None) or get_model(self.config["model"])
-            load |= {self.config[key] for key in (*getattr(model, "reads_fields", ()), *columns_of_metrics(self.config))}
+            load |= {
+                self.config[key] for key in (*getattr(model, "reads_fields", ()), *columns_of_metrics(self.config))
+            }
         return load, unload
 
     @around(Dataset, "fields")

@@ -11,6 +11,13 @@ _CELLS = 1 << 24  # scores in memory at a time (histories x items)
 _TOLERANCE = 1e-4  # of the largest score
 
 
+def scores_of(model, rows, items):
+    """(B, C) scores of the candidates (B, C) of rows, by a model that looks at them alone or ranks all items."""
+    if hasattr(model, "score_candidates"):
+        return model.score_candidates(rows, items)
+    return model.full_sort_predict(rows).view(-1, model.n_items).gather(1, items)
+
+
 class CandidateScores:
     """Mixed into a trainer: the candidates of a history are looked up in the model's scores of all items.
 

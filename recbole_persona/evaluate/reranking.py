@@ -1,7 +1,7 @@
-"""Candidates in another order: diverse (MMR), calibrated to the user's tastes (Steck), or with places for every persona in
-proportion. Plain arrays, no model.
+"""Candidates in another order: diverse (MMR), calibrated to the user's tastes (Steck), with places for every persona in
+proportion, or as another model sees them. Plain arrays, no model.
 
-All walk down the list and take at every place the candidate that adds most, for all users at once. Their candidates
+All but the last walk down the list and take at every place the candidate that adds most, for all users at once. Their candidates
 come in the model's order; of equally good ones the model's better one is taken. A score of -inf is no candidate: it is
 taken only when nothing else is left.
 """
@@ -98,6 +98,24 @@ def proportional(scores, weights, shares, weight, k) -> np.ndarray:
         barred[users, best] = -np.inf
         held += weights[users, best]
     return order
+
+
+def blended(scores, others, weight, k) -> np.ndarray:
+    """As another model sees them: the ``k`` candidates with the largest ``(1 - weight) relevance + weight (its relevance)``.
+
+    Both are scaled as for :func:`mmr`.
+
+    Args:
+        scores: (B, N), falling.
+        others: (B, N), the other model's scores; -inf counts as its lowest.
+        weight: 0 is the first model's order, 1 the other's.
+        k: places to fill.
+
+    Returns:
+        (B, k), which candidate stands at which place.
+    """
+    gain = (1 - weight) * _relevance(scores) + weight * _relevance(others) + _barred(scores)
+    return (-gain).argsort(axis=1, kind="stable")[:, :k]
 
 
 def _relevance(scores) -> np.ndarray:

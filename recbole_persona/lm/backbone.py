@@ -28,6 +28,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.lm.ragged import Ragged
 from recbole_persona.lm.tokenizers import trained_tokenizer
 
+SCRATCH = "scratch:"
 SIZES = {"tiny": (64, 2, 2), "small": (128, 2, 4), "base": (256, 4, 8)}  # dimensions, layers, heads
 ADAPTATIONS = ("full", "lora", "frozen")
 IGNORED = -100  # label of a position that is no target
@@ -56,7 +57,7 @@ class Backbone(nn.Module):
         super().__init__()
         _check(config)
         name = config["backbone"]
-        if name.startswith("scratch:"):
+        if name.startswith(SCRATCH):
             self.tokenizer = trained_tokenizer(texts, words, config["vocabulary_size"])
             self.llm = _from_scratch(name, len(self.tokenizer), config)
         else:
@@ -124,16 +125,35 @@ def token_loss(logits, labels, reduction="mean"):
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
-def _from_scratch(name, vocabulary, config):
-    found = re.fullmatch(r"scratch:(?:(t5|gpt2)-)?(\w+)", name)
+def reads_then_writes(config) -> bool:
+    """Whether the backbone of a config has an encoder and a decoder; a causal one has a decoder alone.
+
+    Raises:
+        UserError: as :class:`Backbone`.
+    """
+    name = config["backbone"]
+    return (
+        _scratch(name)[0] == "t5" if name.startswith(SCRATCH) else _described(name, config)[1] is AutoModelForSeq2SeqLM
+    )
+
+
+def _scratch(name):
+    """The kind and the size that a name says."""
+    found = re.fullmatch(SCRATCH + r"(?:(t5|gpt2)-)?(\w+)", name)
     if not found or found[2] not in SIZES:
-        raise UserError(f"A backbone from scratch is scratch:[t5-|gpt2-]{{{', '.join(SIZES)}}}, not {name!r}.")
-    size, layers, heads = SIZES[found[2]]
+        raise UserError(f"A backbone from scratch is {SCRATCH}[gpt2-|t5-]{{{', '.join(SIZES)}}}, not {name!r}.")
+    return found[1] or "gpt2", found[2]
+
+
+def _from_scratch(name, vocabulary, config):
+    kind, size = _scratch(name)
+    size, layers, heads = SIZES[size]
     dropout = config["backbone_dropout"]
-    if found[1] == "gpt2":
+    if kind == "gpt2":
         made = GPT2Config(
             vocab_size=vocabulary, n_embd=size, n_layer=layers, n_head=heads, n_positions=1024, resid_pdrop=dropout,
             embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+            activation_function="gelu_pytorch_tanh",  # one kernel; GPT-2's own name for it takes eight
         )  # fmt: skip
         return AutoModelForCausalLM.from_config(made, attn_implementation=config["attn_implementation"] or "sdpa")
     made = T5Config(
@@ -143,7 +163,8 @@ def _from_scratch(name, vocabulary, config):
     return AutoModelForSeq2SeqLM.from_config(made)
 
 
-def _pretrained(name, config):
+def _described(name, config):
+    """The config of a pretrained model, the class that loads it, and what both are loaded with."""
     trusted = {"trust_remote_code": bool(config["trust_remote_code"])}
     try:
         made = AutoConfig.from_pretrained(name, **trusted)
@@ -165,6 +186,11 @@ def _pretrained(name, config):
         raise UserError(
             f"{name} is a {made.model_type} model, which writes no text; a backbone is a T5, a Llama or alike."
         )
+    return made, kind, trusted
+
+
+def _pretrained(name, config):
+    _, kind, trusted = _described(name, config)
     options = {"dtype": config["dtype"] or "auto", **trusted}
     if config["attn_implementation"]:
         options["attn_implementation"] = config["attn_implementation"]
@@ -190,7 +216,7 @@ def _check(config):
     """UserError for values that mean nothing."""
     if config["adapt"] not in ADAPTATIONS:
         raise UserError(f"adapt is one of {', '.join(ADAPTATIONS)}, not {config['adapt']!r}.")
-    if config["adapt"] != "full" and config["backbone"].startswith("scratch:"):
+    if config["adapt"] != "full" and config["backbone"].startswith(SCRATCH):
         raise UserError(f"A backbone from scratch has learned nothing yet: adapt: full, not {config['adapt']}.")
     if not 0 <= config["backbone_dropout"] < 1:
         raise UserError(f"backbone_dropout is a share from 0, below 1, not {config['backbone_dropout']!r}.")

@@ -1,26 +1,32 @@
 """What an item is called in a language model's text: a short sequence of symbols, one of its own for every item.
 
-Codes are made of the training part alone, but for ``p5_leaky``. Hua et al., How to Index Item IDs for Recommendation
-Foundation Models, SIGIR-AP 2023 (random, sequential, collaborative); Rajput et al., Recommender Systems with Generative
-Retrieval (TIGER), NeurIPS 2023 (semantic).
+Codes are made of the training part alone (and of texts of items), but for ``p5_leaky``. Hua et al., How to Index Item IDs
+for Recommendation Foundation Models, SIGIR-AP 2023 (random, sequential, collaborative, title); Rajput et al., Recommender
+Systems with Generative Retrieval (TIGER), NeurIPS 2023 (semantic).
 """
 
+from collections import Counter
+from logging import getLogger
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 from sklearn.cluster import KMeans, SpectralClustering
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_persona.data.histories import END
 from recbole_persona.errors import UserError
+from recbole_persona.lm.tasks import column_texts
 
 BASE = 256  # symbols of one place of a code
 LEAVES = 64  # items at most that a spectral cluster still divides no further
 BRANCHES = 8  # parts that a larger one is divided into
 SVD_SIZE = 64  # dimensions of the vectors of which semantic codes are made
 LEVELS = 3  # of a semantic code, besides the place that tells apart items of one cluster
-CODES = ("random", "sequential", "collaborative", "semantic")
+FIXED_LENGTH = ("random", "sequential", "semantic", "p5_leaky")
+CODES = (*FIXED_LENGTH, "collaborative", "title")
 
 
 class ItemCodes(NamedTuple):
@@ -36,27 +42,58 @@ class ItemCodes(NamedTuple):
     words: list[str]
 
     @property
-    def fixed_length(self) -> bool:
-        return bool((self.symbols[1:] >= 0).all())
-
-    @property
     def texts(self) -> list[str]:
         """The code of every item as it is written, the padding item's empty."""
         words = np.array(self.words)
         return [" ".join(words[row[row >= 0]]) for row in self.symbols]
 
 
+class TitleCodes(NamedTuple):
+    """Items called by their titles.
+
+    Attributes:
+        texts: (n_items,) str, all different; the padding item's is empty.
+    """
+
+    texts: list[str]
+    words = ()
+
+
 def item_codes(config, dataset):
-    """Codes of all items by the key ``item_codes``, made of the training part."""
+    """Codes of all items by the keys ``item_codes`` and ``code_field``, made of the training part.
+
+    Raises:
+        UserError: ``title`` without titles, an item without one.
+    """
     kind, seed = config["item_codes"], config["split_seed"]
+    texts = _item_texts(config, dataset)
+    if kind == "title":
+        return title_codes(texts)
     if kind == "random":
         return random_codes(dataset.item_num, seed)
     if kind == "sequential":
         return sequential_codes(in_order_of_users(dataset), dataset.item_num)
+    if kind == "p5_leaky":
+        getLogger().warning(
+            "item_codes: p5_leaky numbers items along whole sequences, test items included: it leaks what is to be "
+            "predicted, and is here to reproduce published numbers alone."
+        )
+        return sequential_codes(in_order_of_users(dataset, seed), dataset.item_num)
     met = training_matrix(dataset)
     if kind == "collaborative":
         return collaborative_codes(met, seed)
-    return semantic_codes(collaborative_vectors(met, seed), seed)
+    return semantic_codes(text_vectors(texts, seed) if texts else collaborative_vectors(met, seed), seed)
+
+
+def _item_texts(config, dataset):
+    """(n_items,) texts of ``code_field``; None without one."""
+    field = config["code_field"]
+    if config["item_codes"] not in ("title", "semantic"):
+        if field is not None:
+            raise UserError(f"code_field is read by the item_codes title and semantic, not by {config['item_codes']}.")
+        return None
+    field = "title" if field is None and config["item_codes"] == "title" else field
+    return field and column_texts(dataset, dataset.get_item_feature(), field, f"code_field: {field}")
 
 
 def training_matrix(dataset):
@@ -66,14 +103,40 @@ def training_matrix(dataset):
     return met
 
 
-def in_order_of_users(dataset):
-    """(N,) items of the training part, user by user, each user's from the oldest to the newest."""
+def in_order_of_users(dataset, leaking_seed=None):
+    """(N,) items of the training part, user by user, each user's from the oldest to the newest.
+
+    With ``leaking_seed`` those of all parts, and the users in a random order, as P5 numbers them.
+    """
     rows = dataset.inter_feat
     flat, targets = rows.histories.flat, rows[END].numpy()
     users, n_users = flat[dataset.uid_field].numpy(), dataset.user_num
+    items = flat[dataset.iid_field].numpy()
+    if leaking_seed is not None:
+        return items[np.random.default_rng(leaking_seed).permutation(n_users)[users].argsort(kind="stable")]
     last = np.full(n_users, -1)
     np.maximum.at(last, users[targets], targets)
-    return flat[dataset.iid_field].numpy()[np.arange(len(users)) <= last[users]]
+    return items[np.arange(len(users)) <= last[users]]
+
+
+def title_codes(titles) -> TitleCodes:
+    """Titles (n_items,), the padding item's first; those that several items bear are numbered."""
+    titles = [" ".join(title.split()) for title in titles]
+    nameless = [item for item, title in enumerate(titles[1:], start=1) if not title]
+    if nameless:
+        raise UserError(
+            f"{len(nameless)} items have no title (the first is item number {nameless[0]}): no code for them."
+        )
+    counts, seen, named = Counter(titles), Counter(), [""]
+    taken = set(titles)
+    for title in titles[1:]:
+        name = title
+        while counts[title] > 1 and (name == title or name in taken):
+            seen[title] += 1
+            name = f"{title} {seen[title]}"
+        taken.add(name)
+        named.append(name)
+    return TitleCodes(named)
 
 
 def random_codes(n_items, seed) -> ItemCodes:
@@ -155,6 +218,16 @@ def collaborative_vectors(met, seed, size=SVD_SIZE) -> np.ndarray:
     size = min(size, min(rows.shape) - 1)
     _, values, vectors = svds(rows.astype(float), size, rng=np.random.default_rng(seed))
     return vectors.T * values
+
+
+def text_vectors(texts, seed, size=SVD_SIZE) -> np.ndarray:
+    """(n_items, d): the first singular vectors, times their values, of the items' TF-IDF (n_items, words)."""
+    try:
+        found = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    except ValueError:
+        raise UserError("The texts of code_field hold no words: semantic codes cannot be made of them.") from None
+    size = min(size, min(found.shape) - 1)
+    return TruncatedSVD(size, random_state=seed).fit_transform(found)
 
 
 def _numbered(numbers, n_items) -> ItemCodes:

@@ -141,16 +141,18 @@ def named_texts(dataset, templates) -> dict[str, list[str]]:
         source, _, field = name.partition(".")
         if field:
             table = dataset.get_item_feature() if source == "item" else dataset.get_user_feature()
-            found[name] = _column_texts(dataset, table, field, name)
+            found[name] = column_texts(dataset, table, field, f"A template names {{{name}}}")
     return found
 
 
-def _column_texts(dataset, table, field, name):
-    """(n,) texts of a column of the items or users."""
+def column_texts(dataset, table, field, what):
+    """(n,) texts of a column of the items or users.
+
+    Raises:
+        UserError: there is no such column; the sentence begins with ``what`` asks for it.
+    """
     if field not in table:
-        raise UserError(
-            f"A template names {{{name}}}, and {dataset.dataset_name} has no such column; name it in load_col."
-        )
+        raise UserError(f"{what}, and {dataset.dataset_name} has no such column; name it in load_col.")
     values = table[field]
     if field in dataset.texts:
         return dataset.texts[field][values]

@@ -12,14 +12,14 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
-from recbole_persona.data.task_batches import CANDIDATES, TASK
 from recbole_persona.data.texts import text_store
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import IGNORED, Backbone, token_loss
 from recbole_persona.lm.decoding import beam_search
-from recbole_persona.lm.item_codes import CODES, item_codes
+from recbole_persona.lm.item_codes import CODES, FIXED_LENGTH, item_codes
 from recbole_persona.lm.ragged import Ragged, concatenated
 from recbole_persona.lm.ranking import score_items
+from recbole_persona.lm.task_batches import CANDIDATES, TASK, takes_every_prefix
 from recbole_persona.lm.tasks import TASKS, Writer, literal_text, named_texts
 from recbole_persona.lm.trie import Candidates, Trie
 
@@ -30,8 +30,8 @@ WORDS = 512  # whole-word ids
 class LanguageRecommender(SequentialRecommender):
     """A language model that recommends and explains.
 
-    Config keys: those of :class:`Backbone`, ``tasks``, ``templates``, ``item_codes``, ``every_prefix``, ``whole_words``,
-    ``explanation_field``, ``longest_answer``.
+    Config keys: those of :class:`Backbone`, ``tasks``, ``templates``, ``item_codes``, ``code_field``, ``every_prefix``,
+    ``whole_words``, ``padding_in_loss``, ``explanation_field``, ``longest_answer``, ``rank_by``, ``n_beams``, ``text_beams``.
 
     Raises:
         UserError: a value outside of what docs/language_models.md lists, a task without its column.
@@ -43,7 +43,6 @@ class LanguageRecommender(SequentialRecommender):
         super().__init__(config, dataset)
         self.tasks = list(config["tasks"])
         _check(config, self.tasks)
-        self.every_prefix = config["every_prefix"]
         self.text_field, self.longest_answer = config["explanation_field"], config["longest_answer"]
         self.rank_by, self.n_beams, self.masks_history = config["rank_by"], config["n_beams"], config["mask_history"]
         self.text_beams = config["text_beams"]
@@ -56,16 +55,19 @@ class LanguageRecommender(SequentialRecommender):
         codes = item_codes(config, dataset)
         named = named_texts(dataset, templates)
         shown = [text for texts in named.values() for text in texts]
-        self.backbone = Backbone(config, [*learned, *shown, *map(literal_text, templates)], codes.words)
+        spelled = () if codes.words else codes.texts
+        self.backbone = Backbone(config, [*learned, *shown, *spelled, *map(literal_text, templates)], codes.words)
         self.is_causal = not self.backbone.is_seq2seq
-        if self.every_prefix and not (self.is_causal and codes.fixed_length):
+        self.every_prefix = takes_every_prefix(config)
+        if config["padding_in_loss"] and self.is_causal:
             raise UserError(
-                "every_prefix needs a causal backbone, such as scratch:gpt2-small, and codes of one length."
+                "padding_in_loss is for a backbone that has an encoder and a decoder, such as scratch:t5-small."
             )
+        self.unanswered = self.backbone.pad if config["padding_in_loss"] else IGNORED
         pieces = {name: self.backbone.ragged(texts) for name, texts in named.items()}
         pieces["item"] = self.backbone.ragged(codes.texts)
         self.writers = {task: Writer(texts, self.backbone.tokens, pieces) for task, texts in self.templates.items()}
-        end = [] if codes.fixed_length else [self.backbone.eos]
+        end = [] if config["item_codes"] in FIXED_LENGTH else [self.backbone.eos]
         self.answers = concatenated([pieces["item"], Ragged.of([[]] + [end] * (self.n_items - 1))])
         self.trie = Trie.build(self.answers.padded(fill=-1)[0])
         self.sentences = self._sentences(store)
@@ -90,7 +92,7 @@ class LanguageRecommender(SequentialRecommender):
     # The loss
 
     def calculate_loss(self, interaction):
-        """Mean cross-entropy of the answers' tokens; the batch is of one task (recbole_persona.data.task_batches)."""
+        """Mean cross-entropy of the answers' tokens; the batch is of one task (recbole_persona.lm.task_batches)."""
         task = self.tasks[int(interaction[TASK][0])]
         if task == "sequential" and self.every_prefix:
             return self._prefix_loss(interaction)
@@ -103,7 +105,7 @@ class LanguageRecommender(SequentialRecommender):
             )
             return self._causal_loss(interaction, task, whole, concatenated([prompt.words, _filled(answer, 0)]), labels)
         vectors, mask = self._vectors(interaction, task, prompt.tokens, prompt.words)
-        labels, _ = answer.padded(fill=IGNORED)
+        labels, _ = answer.padded(fill=self.unanswered)
         labels = labels.to(vectors.device)
         return token_loss(self.backbone.logits(vectors, mask, labels), labels)
 
@@ -164,7 +166,7 @@ class LanguageRecommender(SequentialRecommender):
         ids, mask = concatenated([slots, tokens]).padded(side, self.backbone.pad)
         ids, mask = ids.to(context.device), mask.to(context.device)
         vectors = self.backbone.embed(ids)
-        if self.word_embedding is not None and words is not None:
+        if self.word_embedding is not None and not (self.every_prefix and task == "sequential"):
             numbers, _ = concatenated([_filled(slots, 0), words]).padded(side)
             vectors = vectors + self.word_embedding(numbers.clamp(max=WORDS - 1).to(context.device))
         first = mask.long().argmax(dim=1, keepdim=True)  # (B, 1), where each row begins

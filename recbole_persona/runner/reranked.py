@@ -15,13 +15,14 @@ from recbole.utils import EvaluatorType, get_trainer
 from tqdm import tqdm
 
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate.candidates import scores_of
 from recbole_persona.evaluate.collector import Collector
 from recbole_persona.evaluate.passes import Pass, passes
 from recbole_persona.evaluate.per_user import case_table
-from recbole_persona.evaluate.reranking import calibrated, mmr, proportional
+from recbole_persona.evaluate.reranking import blended, calibrated, mmr, proportional
 from recbole_persona.evaluate.ruler import svd_vectors, tastes, training_matrix
 from recbole_persona.runner.training import load, protocol
-from recbole_persona.runs import RunFolder, commit, config_hash, versions
+from recbole_persona.runs import RunFolder, commit, config_hash, split_hash, versions
 
 _CELLS = 4_000_000  # numbers held at once: what bounds the memory
 
@@ -29,12 +30,14 @@ _CELLS = 4_000_000  # numbers held at once: what bounds the memory
 class Lists(NamedTuple):
     """A way to re-rank, with what it knows of items and users."""
 
-    greedy: Callable  # (scores (B, N), *knowledge, weight, k) -> (B, k)
-    knowledge: Callable  # (items (B, N), users (B,)) -> arrays
+    order: Callable  # (scores (B, N), *knowledge, weight, k) -> (B, k)
+    knowledge: Callable  # (items (B, N), rows (B)) -> arrays
     width: int  # numbers that are known of every candidate
 
 
-def rerank_run(run_dir, method, weights, keep, out_dir, candidates=100, config_dict=None, all_on_test=False) -> dict:
+def rerank_run(
+    run_dir, method, weights, keep, out_dir, candidates=100, by=None, config_dict=None, all_on_test=False
+) -> dict:
     """Re-rank the lists of a finished run; the run's own scores, masks and metrics are used.
 
     What items are and what users like comes from the training interactions (:mod:`recbole_persona.evaluate.ruler`).
@@ -42,12 +45,14 @@ def rerank_run(run_dir, method, weights, keep, out_dir, candidates=100, config_d
 
     Args:
         run_dir: folder of a finished run, of any model that ranks all items.
-        method: ``mmr`` (diverse), ``calibrated`` (to the user's tastes), or ``personas`` (places in proportion to the
-            shares of the model's own personas in the user's training items).
+        method: ``mmr`` (diverse), ``calibrated`` (to the user's tastes), ``personas`` (places in proportion to the
+            shares of the model's own personas in the user's training items), or ``model`` (as the run ``by`` sees them).
         weights: strengths between 0 and 1 to choose from; 0, the run as it is, is always among them.
         keep: the largest weight is chosen whose validation ``valid_metric`` is at least ``keep`` (such as 0.99) of that
             of weight 0; None chooses the weight of the best one.
         out_dir: folder for ``config.yaml, ids.json, per_user.csv.gz, result.json``; it has no weights of its own.
+        by: folder of another finished run with the same data and split, whose model scores the candidates; a language
+            model gives their exact likelihoods.
         candidates: how many of the model's best items of every user are re-ranked; the others stay behind them.
         config_dict: settings to change, such as ``metrics`` or ``eval_batch_size``.
         all_on_test: also test every weight, for pictures; this has no part in the choice.
@@ -58,10 +63,13 @@ def rerank_run(run_dir, method, weights, keep, out_dir, candidates=100, config_d
         ``rerank.on_test: {used_to_choose: false, frontier: [{weight, test}]}``.
 
     Raises:
-        UserError: an unknown method, a weight, ``keep`` or number of candidates that makes no sense, a run that ranks a
-            sample or has no validation part, an ``out_dir`` that holds something else.
+        UserError: an unknown method, a ``by`` that is missing, not asked for or of another split, a weight, ``keep`` or
+            number of candidates that makes no sense, a run that ranks a sample or has no validation part, an
+            ``out_dir`` that holds something else.
     """
     weights = _checked_weights(method, weights, keep)
+    if (by is None) == (method == "model"):
+        raise UserError("by is the folder of the run that re-ranks: it goes with the method model, and with no other.")
     folder = RunFolder(out_dir)
     with folder.lock():
         _check_out(folder, run_dir)
@@ -73,7 +81,7 @@ def rerank_run(run_dir, method, weights, keep, out_dir, candidates=100, config_d
         start = time.perf_counter()
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, loaded.model)
         trainer.eval_collector.data_collect(loaded.train_data)
-        lists = METHODS[method](loaded)
+        lists = METHODS[method](loaded, by)
 
         measured = _measure(trainer, loaded.valid_data, lists, candidates, weights)
         valid = {weight: result for weight, (result, _) in measured.items()}
@@ -82,6 +90,7 @@ def rerank_run(run_dir, method, weights, keep, out_dir, candidates=100, config_d
         test, one = tested[chosen]
 
         described = {"method": method, "weight": chosen, "keep": keep, "candidates": candidates, "of": str(run_dir)}
+        described |= {} if by is None else {"by": str(by)}
         described["frontier"] = [{"weight": weight, "valid": result} for weight, result in valid.items()]
         if all_on_test:
             points = [{"weight": weight, "test": result} for weight, (result, _) in tested.items()]
@@ -141,22 +150,24 @@ def _check_ranking(loaded, candidates):
         raise UserError(f"topk holds {least}, but the data set has only {most - 1} items.")
 
 
-def _mmr_lists(loaded):
+def _mmr_lists(loaded, _):
     vectors = svd_vectors(training_matrix(loaded.train_data._dataset), loaded.config["split_seed"])
-    return Lists(mmr, lambda items, users: (vectors[items],), vectors.shape[1])
+    return Lists(mmr, lambda items, rows: (vectors[items],), vectors.shape[1])
 
 
-def _calibrated_lists(loaded):
+def _calibrated_lists(loaded, _):
     found = tastes(loaded.config, loaded.train_data._dataset)
+    uid_field = loaded.dataset.uid_field
 
-    def knowledge(items, users):
+    def knowledge(items, rows):
+        users = rows[uid_field].cpu().numpy()
         shares = found.items[items.ravel()].toarray().reshape(*items.shape, -1)  # (B, N, C)
         return shares, found.users[users].toarray()
 
     return Lists(calibrated, knowledge, found.items.shape[1])
 
 
-def _persona_lists(loaded):
+def _persona_lists(loaded, _):
     model, device = loaded.model, loaded.config["device"]
     if not hasattr(model, "persona_weights"):
         raise UserError(
@@ -175,13 +186,30 @@ def _persona_lists(loaded):
     sums = sp.csr_array((np.ones(len(users)), np.arange(len(users)), met.indptr)) @ of_history  # (n_users, K)
     shares = sums / np.maximum(lengths, 1)[:, None]
 
-    def knowledge(items, users):
+    def knowledge(items, rows):
+        users = rows[loaded.dataset.uid_field].cpu().numpy()
         return weights(np.repeat(users, items.shape[1]), items.ravel()).reshape(*items.shape, -1), shares[users]
 
     return Lists(proportional, knowledge, shares.shape[1])
 
 
-METHODS = {"mmr": _mmr_lists, "calibrated": _calibrated_lists, "personas": _persona_lists}
+def _model_lists(loaded, by):
+    other = load(by, {"gpu_id": loaded.config["gpu_id"], "use_gpu": loaded.config["use_gpu"]})
+    for field in (loaded.dataset.uid_field, loaded.dataset.iid_field):
+        if not np.array_equal(loaded.dataset.field2id_token[field], other.dataset.field2id_token[field]):
+            raise UserError(f"The run in {by} is of other users or items than the one that it should re-rank.")
+    parts = (loaded.train_data, loaded.valid_data, loaded.test_data)
+    if RunFolder(by).result()["split_hash"] != split_hash([part._dataset for part in parts]):
+        raise UserError(f"The run in {by} is of another split than the one that it should re-rank.")
+
+    def knowledge(items, rows):
+        items = torch.as_tensor(items, device=rows[loaded.dataset.uid_field].device)
+        return (scores_of(other.model, rows, items).double().cpu().numpy(),)
+
+    return Lists(blended, knowledge, 1)
+
+
+METHODS = {"mmr": _mmr_lists, "calibrated": _calibrated_lists, "personas": _persona_lists, "model": _model_lists}
 
 
 @torch.no_grad()
@@ -195,8 +223,7 @@ def _measure(trainer, loader, lists, candidates, weights) -> dict:
     for batch in tqdm(loader, desc="re-ranking", unit="batch", disable=not sys.stderr.isatty()):
         rows, scores, positive_u, positive_i = trainer._full_sort_batch_eval(batch)
         best = scores.topk(min(candidates, scores.shape[1]))
-        users = rows[dataset.uid_field].cpu().numpy()
-        orders = _orders(best, users, lists, weights, max(trainer.config["topk"]))
+        orders = _orders(best, rows, lists, weights, max(trainer.config["topk"]))
         for weight, one in parts.items():
             ranked = _with_lists(scores, best.indices, orders[weight]) if weight else scores
             one.collector.eval_batch_collect(ranked, rows, positive_u, positive_i)
@@ -216,21 +243,21 @@ def _another(collector):
     return other
 
 
-def _orders(best, users, lists, weights, k) -> dict:
+def _orders(best, rows, lists, weights, k) -> dict:
     """The re-ranked lists by weight: (B, k), which of the candidates stands at which place.
 
     Args:
         best: values and items (B, N) of the candidates, falling.
-        users: (B,) internal ids.
+        rows: (B), those of the loader.
     """
     values, items = (part.cpu().numpy() for part in best)
-    orders = {weight: np.empty((len(users), k), dtype=np.int64) for weight in weights}
+    orders = {weight: np.empty((len(items), k), dtype=np.int64) for weight in weights}
     step = max(1, _CELLS // (items.shape[1] * lists.width))
-    for start in range(0, len(users), step):
+    for start in range(0, len(items), step):
         part = slice(start, start + step)
-        known = lists.knowledge(items[part], users[part])
+        known = lists.knowledge(items[part], rows[part])
         for weight, order in orders.items():
-            order[part] = lists.greedy(values[part], *known, weight, k)
+            order[part] = lists.order(values[part], *known, weight, k)
     return orders
 
 

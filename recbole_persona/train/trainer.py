@@ -85,6 +85,7 @@ class RunTrainer:
 
     def __init__(self, config, model):
         self.run_dir = Path(config["run_dir"]) if config["run_dir"] else None
+        self._without_gain, self._cumulative = 0, bool(config["cumulative_patience"])
         with _written_to(self.run_dir, config):
             super().__init__(config, model)
         remember(self.model)
@@ -101,6 +102,15 @@ class RunTrainer:
         if self.run_dir:
             self.saved_model_file = str(self.run_dir / "model.safetensors")
             self.state_file = self.run_dir / "state" / "last.safetensors"
+
+    @property
+    def cur_step(self):
+        """Validations without a gain: those in a row, or with ``cumulative_patience`` all of them."""
+        return self._without_gain
+
+    @cur_step.setter
+    def cur_step(self, number):
+        self._without_gain = max(number, self._without_gain) if self._cumulative else number
 
     def resume(self) -> None:
         """Read the run's state; the next ``fit`` continues from it, to the same bits as if it had never stopped.

@@ -7,10 +7,27 @@ from recbole_persona.data.sampling import NegativeSampler, OrderedTrainLoader, n
 from recbole_persona.data.texts import text_store
 from recbole_persona.data.windows import WindowTrainLoader
 from recbole_persona.errors import UserError
+from recbole_persona.lm.backbone import reads_then_writes
+from recbole_persona.lm.item_codes import FIXED_LENGTH
 
 TASK = "task"  # column: number of the batch's task in the key tasks, the same in every row
 CANDIDATES = "candidates"  # column (B, C): items of which one is the target
 SCHEDULES = ("mixed", "round_robin")
+
+
+def takes_every_prefix(config) -> bool:
+    """Whether every item of a window is a target of one pass (key ``every_prefix``; where it is None, wherever it can be).
+
+    Raises:
+        UserError: it is asked for, and the backbone is not causal or a code's end is a token of its own.
+    """
+    able = config["item_codes"] in FIXED_LENGTH and not reads_then_writes(config)
+    if config["every_prefix"] and not able:
+        raise UserError(
+            "every_prefix needs a causal backbone, such as scratch:small, and codes of one length "
+            f"(item_codes: {', '.join(FIXED_LENGTH)})."
+        )
+    return able if config["every_prefix"] is None else config["every_prefix"]
 
 
 class TaskTrainLoader(OrderedTrainLoader):
@@ -18,8 +35,8 @@ class TaskTrainLoader(OrderedTrainLoader):
 
     A batch is a batch of its task with the column ``task``:
 
-    - ``sequential``: rows (history, target), as RecBole's; with ``every_prefix`` windows whose every position has a target
-      (:class:`WindowTrainLoader`), in batches of about one length, so that little of them is padding.
+    - ``sequential``: windows whose every position has a target (:func:`takes_every_prefix`, :class:`WindowTrainLoader`), in
+      batches of about one length, so that little of them is padding; or rows (history, target), as RecBole's.
     - ``topn``: such rows with ``candidates``, the target and ``n_candidates - 1`` items that the user has not chosen in the
       training part, newly drawn for each batch, in a random order.
     - ``explanation``: the rows with a text.
@@ -47,7 +64,7 @@ class TaskTrainLoader(OrderedTrainLoader):
 
     @staticmethod
     def _sequential(config, *arguments, **options):
-        return (_EvenWindows if config["every_prefix"] else OrderedTrainLoader)(config, *arguments, **options)
+        return (_EvenWindows if takes_every_prefix(config) else OrderedTrainLoader)(config, *arguments, **options)
 
     def __len__(self):
         return sum(map(len, self.tasks))
