@@ -8,7 +8,7 @@ everything else a 0 of weight 1.
 import numpy as np
 import torch
 
-HELD = 2**23  # numbers of vectors, and of their products, held at a time
+HELD = 2**20  # numbers of vectors, and of their products, held at a time
 PENALTY, WEIGHT = 1.0, 10.0
 
 
