@@ -72,6 +72,11 @@ def peak_memory(function) -> int:
     return _status("VmHWM") - before
 
 
+def resident() -> int:
+    """Bytes of the process's resident memory (Linux)."""
+    return _status("VmRSS")
+
+
 def _status(key) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))

@@ -147,6 +147,8 @@ class Config(_RecboleConfig):
             entry = METRICS.get(metric.lower())
             if entry and "rec.personas" in entry.needs and not hasattr(self.model_class, "explain"):
                 raise UserError(f"{metric} needs a model with personas, such as AMPCF; {self.model} has no explain().")
+            if entry and "model.heads" in entry.needs and not hasattr(self.model_class, "head_divergence"):
+                raise UserError(f"{metric} needs a model that attends to neighbours, PeaPOD; {self.model} does not.")
             if entry and entry.type == TEXT and not hasattr(self.model_class, "generate"):
                 raise UserError(
                     f"{metric} needs a model that writes texts, such as PeaPOD; {self.model} has no generate()."

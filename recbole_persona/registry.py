@@ -243,6 +243,9 @@ for _name, _needs, _smaller in (
     ("ILD", ("rec.list", "data.item_profiles"), False),
     ("PersonaEntropy", ("rec.list", "rec.personas"), True),
     ("PersonaUsage", ("rec.list", "rec.personas"), False),
+    ("HeadDivergence", ("model.heads",), False),
+    ("HeadDivergenceStart", ("model.heads",), False),
+    ("HeadDivergencePermuted", ("model.heads",), False),
 ):
     register_metric(_name, f"recbole_persona.evaluate.metrics:{_name}", type="RANKING", needs=_needs, smaller=_smaller)
 

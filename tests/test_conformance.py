@@ -35,3 +35,18 @@ class TestAMPCFFixed(Conformance):
     model = "AMPCF"
     settings = {"embedding_size": 8, "n_personas": 3, "attention": "fixed", "item_bias": False}
     against_pop = None
+
+
+class TestPeaPOD(Conformance):
+    model = "PeaPOD"
+    settings = {
+        "backbone": "scratch:tiny",
+        "backbone_dropout": 0.0,
+        "rank_by": "score",
+        "whole_words": False,
+        "user_vector_size": 8,
+        "n_neighbours": 4,
+        "n_heads": 2,
+        "epochs": 3,
+    }
+    against_pop = None

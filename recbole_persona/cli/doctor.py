@@ -7,6 +7,7 @@ from recbole_persona.cli.tables import print_table
 
 EXTRAS = {
     "faiss": ("faiss", "NCL, nearest neighbours"),
+    "cornac": ("cornac", "user_vectors: bivae"),
     "lightgbm": ("trees", "RecBole's LightGBM"),
     "xgboost": ("trees", "RecBole's XGBoost"),
     "wandb": ("wandb", "log_wandb"),

@@ -1,7 +1,8 @@
 """Why: recbole-persona explain --run=DIR --user=196 [--topk=10].
 
 Prints the personas of a user, and for every recommendation the persona that speaks for it and the history that this
-persona attends to most; of a run of UserEncoder or DIN, the items of the history that carry each recommendation.
+persona attends to most; of a run of UserEncoder or DIN, the items of the history that carry each recommendation; of one
+of PeaPOD, the similar users that it listens to, and which of them chose the item.
 --items explains named items in place of the best, --history a new user.
 """
 
@@ -62,12 +63,12 @@ def main(arguments) -> int:
     if not reasons:
         print("Nothing is left to recommend.")
         return 0
-    has_personas = "personas" in reasons[0]
-    (print_reasons if has_personas else print_history_reasons)(reasons)
+    part, show = next(value for key, value in FORMS.items() if key in reasons[0])
+    show(reasons)
     if arguments.faithfulness:
         items = [reason["item"] for reason in reasons]
         table = check_explanations(arguments.run, arguments.user, items, arguments.settings)
-        print_faithfulness(table, "persona" if has_personas else "item")
+        print_faithfulness(table, part)
     return 0
 
 
@@ -133,6 +134,46 @@ def print_history_reasons(reasons) -> None:
         named = [f"“{shorten(item['title'])}” {item['weight']:+.3f}" for item in reason["because"]]
         why = f"because you {reason['verb']} {', '.join(named)}" if named else "no single item of the history"
         console.print(Padding(Text(why), (0, console.width - width + 8, 0, 6)))
+
+
+def print_neighbour_reasons(reasons) -> None:
+    """Whom the model listens to, then each recommendation with those of them who chose it."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    width = min(console.width, WIDTH)
+    neighbours, verb = reasons[0]["neighbours"], reasons[0]["verb"]
+    who = f", {len(neighbours)} similar users listened to" if neighbours else ", no similar users"
+    console.print(Text.assemble((headline(reasons[0]["user"]), "bold"), who))
+    if neighbours:
+        heads = len(neighbours[0]["heads"])
+        console.print(
+            Text(f"\n{'':>4}{'user':<12} weight  {'by head':<{max(heads, 7)}}  in common  {verb}", style="dim")
+        )
+    for one in neighbours:
+        most = max(max(other["heads"]) for other in neighbours)
+        levels = "".join(LEVELS[min(int(weight / most * len(LEVELS)), len(LEVELS) - 1)] for weight in one["heads"])
+        titles = ", ".join(f"“{shorten(item['title'])}”" for item in one["chose"])
+        line = Text(f"{'':>4}{one['user']:<12.12} {one['weight']:>6.1%}  {levels:<7}  {one['shared']:>9}  {titles}")
+        line.truncate(width, overflow="ellipsis")
+        console.print(line, no_wrap=True)
+    console.print(Text(f"\n{'recommended':<{width - 8}}   score", style="dim"))
+    for reason in reasons:
+        title = Text(reason["title"] or reason["item"], style="bold")
+        title.truncate(width - 14, overflow="ellipsis", pad=True)
+        console.print(Text.assemble(f"{reason['rank']:>4}  ", title, f"{reason['score']:>8.3f}"), no_wrap=True)
+        names = ", ".join(one["user"] for one in reason["because"])
+        said = f"{names} {verb} it: {reason['share']:.0%} of the attention" if names else f"none of them {verb} it"
+        console.print(Padding(Text(said), (0, console.width - width + 8, 0, 6)))
+
+
+FORMS = {  # what is found in a reason -> what its parts are called, and how it is printed
+    "personas": ("persona", print_reasons),
+    "neighbours": ("neighbour", print_neighbour_reasons),
+    "history": ("item", print_history_reasons),
+}
 
 
 def _why(reason):

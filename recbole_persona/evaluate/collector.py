@@ -49,6 +49,7 @@ class Collector(RecboleCollector):
 
     - ``rec.list`` (cases, max topk): recommended items, 0 where there are fewer candidates than places;
     - ``rec.personas``: a :class:`Personas` of these items, from the model's ``explain``;
+    - ``model.heads``: how differently the model's heads attend: as trained, at the start, with permuted neighbours;
     - ``data.tastes``: a :class:`~recbole_persona.evaluate.ruler.Tastes`, from the training interactions alone;
     - ``data.item_profiles``: what ILD compares (see :func:`~recbole_persona.evaluate.ruler.item_profiles`).
 
@@ -118,6 +119,9 @@ class Collector(RecboleCollector):
         if "rec.personas" in self.needs:
             lists = self.data_struct.joined("rec.list").cpu()
             self.data_struct.set("rec.personas", self._personas(model, lists))
+        if self.register.need("model.heads"):
+            start = model.divergence_at_start.item()
+            self.data_struct.set("model.heads", (model.head_divergence(), start, model.head_divergence(permuted=True)))
 
     def _personas(self, model, lists) -> Personas:
         """Entropy and dominant persona of every (case, recommended item). ``lists``: (cases, K)."""

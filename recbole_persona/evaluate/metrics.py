@@ -1,7 +1,7 @@
-"""Metrics over lists of recommendations, in RecBole's evaluator: TDD, ILD, PersonaEntropy, PersonaUsage.
+"""Metrics over lists of recommendations, in RecBole's evaluator: TDD, ILD, PersonaEntropy, PersonaUsage; and over heads.
 
-Every metric computes one value per case (a user; for sequential models a test row) and averages the cases for which it
-is defined. ``docs/metrics.md`` has the equations.
+Every metric of lists computes one value per case (a user; for sequential models a test row) and averages the cases for which
+it is defined. ``docs/metrics.md`` has the equations.
 """
 
 from abc import ABC, abstractmethod
@@ -9,7 +9,8 @@ from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
-from recbole.evaluator.base_metric import TopkMetric
+from recbole.evaluator.base_metric import AbstractMetric, TopkMetric
+from recbole.utils import EvaluatorType
 
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.distances import DISTANCES
@@ -137,6 +138,29 @@ class PersonaUsage(ListMetric):
         used = np.zeros((len(lists), personas.number), dtype=bool)
         used[case, personas.dominant.numpy()[case, place]] = True
         return used.mean(1)
+
+
+class HeadDivergence(AbstractMetric):
+    """How differently the heads attend to the neighbours of a user, 0 to 1 (mean Jensen-Shannon divergence, in bits)."""
+
+    metric_type, smaller, place = EvaluatorType.RANKING, False, 0
+    metric_need = ["model.heads"]
+
+    def calculate_metric(self, dataobject):
+        value = dataobject.get("model.heads")[self.place]
+        return {type(self).__name__.lower(): round(value, self.decimal_place)}
+
+
+class HeadDivergenceStart(HeadDivergence):
+    """The same before training: heads differ by chance, too."""
+
+    place = 1
+
+
+class HeadDivergencePermuted(HeadDivergence):
+    """The same with every user attending to the neighbours of another."""
+
+    place = 2
 
 
 def describe(config) -> dict[str, str]:

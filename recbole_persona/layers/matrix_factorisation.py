@@ -8,10 +8,11 @@ everything else a 0 of weight 1.
 import numpy as np
 import torch
 
-HELD = 2**23  # numbers of vectors, and of their products, held at a time
+HELD = 2**20  # numbers of vectors, and of their products, held at a time
+PENALTY, WEIGHT = 1.0, 10.0
 
 
-def factorise(met, size, steps=10, penalty=1.0, weight=10.0, seed=0):
+def factorise(met, size, steps=10, penalty=PENALTY, weight=WEIGHT, seed=0):
     """Vectors whose products are close to 1 for the pairs of ``met`` and to 0 for all others.
 
     Args:
@@ -30,13 +31,17 @@ def factorise(met, size, steps=10, penalty=1.0, weight=10.0, seed=0):
     items = torch.randn(met.shape[1], size, generator=generator) * 0.1
     items[torch.from_numpy(np.diff(turned.indptr) == 0)] = 0
     for _ in range(steps):
-        users = _solved(met, items, penalty, weight)
-        items = _solved(turned, users, penalty, weight)
+        users = solved(met, items, penalty, weight)
+        items = solved(turned, users, penalty, weight)
     return users, items
 
 
-def _solved(met, others, penalty, weight):
-    """(R, d): each row's exact solution (V'V + w V_r'V_r + penalty)^-1 (1 + w) V_r'1, V_r the vectors of its choices."""
+def solved(met, others, penalty=PENALTY, weight=WEIGHT):
+    """(R, d): each row's exact solution (V'V + w V_r'V_r + penalty)^-1 (1 + w) V_r'1, V_r the vectors of its choices.
+
+    Args:
+        met: (R, N) sparse csr array. others: (N, d) on the CPU.
+    """
     size = others.shape[1]
     base = others.T @ others + penalty * torch.eye(size)
     lengths = np.diff(met.indptr)

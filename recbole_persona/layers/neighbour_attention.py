@@ -1,5 +1,7 @@
 """Attention of a user over the users who are like them (PeaPOD, section 3)."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -35,3 +37,21 @@ class NeighbourAttention(nn.Module):
         logits = torch.einsum("bhe,bnhe->bhn", query, key) / heads[1] ** 0.5
         weights = logits.masked_fill(~present.unsqueeze(1), torch.finfo(logits.dtype).min).softmax(dim=2)
         return weights * present.unsqueeze(1), value
+
+
+def divergence(weights):
+    """(B,) how differently heads attend: the mean over pairs of heads of the Jensen-Shannon divergence, in bits.
+
+    0: all heads weigh the neighbours alike, or there is one head; 1: no two heads look at the same neighbour.
+
+    Args:
+        weights: (B, H, n), each head's sum to one.
+    """
+    heads = weights.shape[1]
+    first, second = torch.triu_indices(heads, heads, 1, device=weights.device)
+    if not len(first):
+        return weights.new_zeros(len(weights))
+    entropy = torch.special.entr(weights).sum(dim=2)  # (B, H), in nats
+    middle = torch.special.entr((weights[:, first] + weights[:, second]) / 2).sum(dim=2)  # (B, pairs)
+    nats = middle - (entropy[:, first] + entropy[:, second]) / 2
+    return nats.clamp(min=0).mean(dim=1) / math.log(2)

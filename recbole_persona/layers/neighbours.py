@@ -9,15 +9,16 @@ EXACT = 200_000  # users up to which all pairs are compared
 ASKED = 4096  # users at a time
 
 
-def nearest_users(vectors, n, known=None):
+def nearest_users(vectors, n, known=None, exact=EXACT):
     """The ``n`` nearest users of every user, themselves left out.
 
-    Up to 200,000 users all pairs are compared, in blocks; more are looked up in an HNSW graph (Malkov, Yashunin, 2020).
+    Up to ``exact`` users all pairs are compared, in blocks; more are looked up in an HNSW graph (Malkov, Yashunin, 2020).
 
     Args:
         vectors: (U, d) float32; row 0 is RecBole's padding user.
         n: neighbours.
         known: (U,) bool, users who may be neighbours; all but the padding user if None.
+        exact: users up to which all pairs are compared.
 
     Returns:
         (U, n) int64 tensor, the nearest first; 0 where there are fewer, and for the padding user.
@@ -35,7 +36,7 @@ def nearest_users(vectors, n, known=None):
     known = lengths.squeeze(1) > 0 if known is None else known.numpy()
     members = np.flatnonzero(known & (np.arange(len(rows)) > 0))
     index = faiss.IndexFlatIP(rows.shape[1])
-    if len(members) > EXACT:
+    if len(members) > exact:
         index = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = 100, max(128, 4 * n)
     index.add(rows[members])

@@ -175,6 +175,13 @@ class DIN(SequentialRecommender):
         logits = self.tower(torch.cat([pooled, target, product, self._beside(interaction)], dim=1))
         return logits if self.item_bias is None else logits + self.item_bias[item]
 
+    def user_state(self, interaction):
+        """(B, d + e), the mean of the behaviours: what a history says before an item is asked about; zeros for an empty one."""
+        vectors, row, place = self._behaviours(interaction)
+        length = interaction[self.ITEM_SEQ_LEN]
+        parts = vectors[place] / length[row].to(vectors.dtype).unsqueeze(1)
+        return parts.new_zeros(len(length), vectors.shape[1]).index_add(0, row, parts)
+
     def _pooled(self, target, interaction):
         """(B, d + e), the sum of weight times behaviour."""
         vectors, row, place = self._behaviours(interaction)

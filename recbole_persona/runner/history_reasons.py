@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from recbole_persona.runner.neighbour_reasons import explains_by_neighbours
 from recbole_persona.runner.people import items_to_explain
 from recbole_persona.runner.ranking import is_sequential
 
@@ -11,8 +12,8 @@ EVENT = "something without an item"  # a search, a visit
 
 
 def explains_by_history(loaded) -> bool:
-    """Whether the model is a sequential one that explains its scores."""
-    return is_sequential(loaded) and hasattr(loaded.model, "explain")
+    """Whether the model is a sequential one that explains its scores, and not with other users."""
+    return is_sequential(loaded) and hasattr(loaded.model, "explain") and not explains_by_neighbours(loaded)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.evaluate.faithfulness import faithfulness
 from recbole_persona.runner.history_reasons import explains_by_history, history_reasons
 from recbole_persona.runner.naming import history_parts, persona_names
+from recbole_persona.runner.neighbour_reasons import explains_by_neighbours, neighbour_reasons
 from recbole_persona.runner.people import find_people, internal_ids, items_to_explain
 from recbole_persona.runner.ranking import batches, top_items
 from recbole_persona.runner.training import load
@@ -105,10 +106,11 @@ def explain(
 ) -> list[dict]:
     """Why a user gets what they get: the personas behind each recommendation, and the history behind each persona.
 
-    A sequential model that explains (UserEncoder, DIN) has no personas: the history speaks for itself.
+    A sequential model that explains (UserEncoder, DIN) has no personas: the history speaks for itself. PeaPOD listens to
+    similar users.
 
     Args:
-        run_dir: folder of a run of a model with personas, or of a sequential one that explains.
+        run_dir: folder of a run of a model with personas, of a sequential one that explains, or of PeaPOD.
         user: external user id.
         topk: how many of the best unseen items to explain.
         items: external item ids to explain, in place of the best.
@@ -132,6 +134,13 @@ def explain(
         - ``history``: all that the model read, the oldest first;
         - ``normalised``: whether the weights sum to one; what they are is said by the model's ``explain``.
 
+        Of PeaPOD: ``user, rank, item, title, score, verb``;
+
+        - ``neighbours``: whom the model listens to, the most heard first, for every item alike: ``user``, ``weight`` (the
+          mean over the heads; these sum to one), ``heads`` (the weight in each head), ``shared`` (how many items the user
+          has in common with them) and ``chose``, some of their training items, ``{item, title}``, those in common first;
+        - ``because``: those of them who chose this item; ``share``: their weight.
+
     Raises:
         UserError: an unknown user or item, or a model that does not explain.
     """
@@ -141,6 +150,7 @@ def explain(
     loaded = _load_with_reasons(run_dir, config_dict)
     people = find_people(loaded, None if user is None else [user], history, skip_unknown)
     reasons = history_reasons if explains_by_history(loaded) else _explained
+    reasons = neighbour_reasons if explains_by_neighbours(loaded) else reasons
     return reasons(loaded, people, topk, items, item_texts(loaded.config, title_field, class_field))
 
 
@@ -159,10 +169,11 @@ def check_explanations(run_dir, user, items, config_dict=None) -> pd.DataFrame:
 
 def _load_with_reasons(run_dir, config_dict):
     loaded = load(run_dir, config_dict)
-    if not has_personas(loaded.model) and not explains_by_history(loaded):
+    ways = (has_personas(loaded.model), explains_by_history(loaded), explains_by_neighbours(loaded))
+    if not any(ways):
         raise UserError(
             f"{loaded.config['model']} has no personas to explain with; a run of AMPCF has, "
-            "and runs of UserEncoder and DIN explain with the history."
+            "runs of UserEncoder and DIN explain with the history, and those of PeaPOD with similar users."
         )
     return loaded
 

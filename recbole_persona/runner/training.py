@@ -20,6 +20,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.runner.memory import PeakMemory
+from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.checkpoint import load_model_state
@@ -125,6 +126,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
         with _timed(seconds, "data"):
             dataset, loaders = _data(config)
             datasets = [loader._dataset for loader in loaders]
+            hand_over(config, datasets, load)
         if not resume:
             folder.begin(config)  # only now: data that cannot be read leave no run behind
         logger.info(dataset)
@@ -228,6 +230,7 @@ def load(run_dir, config_dict=None) -> Loaded:
         dataset, loaders = _data(config)
         if split_hash([loader._dataset for loader in loaders]) != result["split_hash"]:
             raise UserError(f"The data set {config['dataset']!r} has changed since the run in {folder.path}.")
+        hand_back(config, loaders[0]._dataset, folder.model_file)
         model = _model(config, loaders[0]._dataset)
     load_model_state(model, folder.model_file)
     model.eval()
