@@ -11,6 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
+from transformers import LogitsProcessorList
 
 from recbole_persona.data.task_batches import CANDIDATES, TASK
 from recbole_persona.data.texts import text_store
@@ -38,6 +39,7 @@ class LanguageRecommender(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE  # RecBole adds no negatives
+    reads_fields = ("explanation_field",)
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -213,23 +215,33 @@ class LanguageRecommender(SequentialRecommender):
 
     # Sentences
 
+    def check_written(self, task):
+        """UserError for a task that the model has not learned, or that is answered with an item."""
+        if task not in self.tasks or TASKS[task].target != "text":
+            learned = [name for name in self.tasks if TASKS[name].target == "text"]
+            raise UserError(
+                f"This {type(self).__name__} writes sentences for {', '.join(learned) or 'no task'}, not for {task!r}; it has "
+                f"learned {', '.join(self.tasks)} (tasks)."
+            )
+
     @torch.no_grad()
-    def generate(self, interaction, task="explanation") -> list[str]:
-        """The sentence for each row, by beam search with ``text_beams``.
+    def generate(self, interaction, task="explanation", *, beams=None, sampling=None) -> list[str]:
+        """The sentence for each row, by beam search.
+
+        Args:
+            beams: how many; ``text_beams`` when None.
+            sampling: a :class:`recbole_persona.lm.sampling.NucleusSampling` of these rows, in place of beams.
 
         Raises:
             UserError: a task that the model has not learned, or that is answered with an item.
         """
-        if task not in self.tasks or TASKS[task].target != "text":
-            learned = [name for name in self.tasks if TASKS[name].target == "text"]
-            raise UserError(
-                f"{type(self).__name__} writes sentences for {', '.join(learned) or 'no task'}, not for {task!r}."
-            )
+        self.check_written(task)
         made = self.backbone.llm.generate(
             **self._inputs(interaction, task),
             max_new_tokens=self.longest_answer,
-            num_beams=self.text_beams,
+            num_beams=1 if sampling else beams or self.text_beams,
             do_sample=False,
+            logits_processor=LogitsProcessorList([sampling] if sampling else []),
             pad_token_id=self.backbone.pad,
             eos_token_id=self.backbone.eos,
         )
