@@ -242,6 +242,9 @@ def test_a_file_of_something_else_is_left_alone(pod, peapod, tmp_path):
         with pytest.raises(UserError, match=sentence):
             generate_file(out, run_dir, *asked, resume=True, **options)
         assert out.read_bytes() == kept
+    generate_file(tmp_path / "test.jsonl", pod, split="test")
+    with pytest.raises(UserError, match=r"'rows': 'test'.*, and .*'rows': 'pairs'"):
+        generate_file(tmp_path / "test.jsonl", pod, pairs=tmp_path / "test.jsonl", resume=True)
     with pytest.raises(UserError, match="is there already"):
         generate_file(out, pod, users, items, **same)
     with pytest.raises(UserError, match="is there already"):

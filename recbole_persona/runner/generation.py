@@ -120,6 +120,7 @@ class Generation:
         self.sampling = {"temperature": temperature or 1.0, "top_p": top_p or 1.0} if sample else None
         self.seed = self.loaded.config["seed"] if seed is None else seed
         self.beams = beams
+        self.rows = split or "pairs"  # the same pair is read with another history
         self.folder = RunFolder(run_dir)
 
     def __len__(self):
@@ -132,7 +133,7 @@ class Generation:
         with open(self.folder.model_file, "rb") as file:
             for block in iter(lambda: file.read(2**20), b""):
                 digest.update(block)
-        made = {"run": digest.hexdigest()[:16]}
+        made = {"run": digest.hexdigest()[:16], "rows": self.rows}
         if self.sampling:
             return made | self.sampling | {"seed": self.seed}
         if isinstance(self.loaded.model, LanguageRecommender):
@@ -156,12 +157,12 @@ class Generation:
         starts = range(first // size * size, len(self), size) if first < len(self) else ()
         for start in tqdm(starts, desc="rows", unit="batch", disable=len(starts) < 2 or not sys.stderr.isatty()):
             numbers = np.arange(start, min(start + size, len(self)))
-            texts = self._written(numbers)
-            known = [{"text": text} for text in texts]
-            for name, values in self.asked.known(numbers).items():
-                for row, value in zip(known, values):
+            rows = self.names(numbers)
+            columns = {"text": self._written(numbers), **self.asked.known(numbers)}
+            for name, values in columns.items():
+                for row, value in zip(rows, values, strict=True):
                     row[name] = value
-            yield [names | row for names, row in zip(self.names(numbers), known)][max(first - start, 0) :]
+            yield rows[max(first - start, 0) :]
 
     def _written(self, numbers):
         model, options = self.loaded.model, {}
