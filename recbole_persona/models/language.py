@@ -6,6 +6,9 @@ or a sentence. Nothing is added to a vocabulary. Settings, formulas and cost: do
 Shapes: B rows, P vectors of context, L tokens, d dimensions of the backbone's tokens, I items (padding included).
 """
 
+import logging
+from contextlib import contextmanager
+
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -236,15 +239,16 @@ class LanguageRecommender(SequentialRecommender):
             UserError: a task that the model has not learned, or that is answered with an item.
         """
         self.check_written(task)
-        made = self.backbone.llm.generate(
-            **self._inputs(interaction, task),
-            max_new_tokens=self.longest_answer,
-            num_beams=1 if sampling else beams or self.text_beams,
-            do_sample=False,
-            logits_processor=LogitsProcessorList([sampling] if sampling else []),
-            pad_token_id=self.backbone.pad,
-            eos_token_id=self.backbone.eos,
-        )
+        with _quiet_about_masks():
+            made = self.backbone.llm.generate(
+                **self._inputs(interaction, task),
+                max_new_tokens=self.longest_answer,
+                num_beams=1 if sampling else beams or self.text_beams,
+                do_sample=False,
+                logits_processor=LogitsProcessorList([sampling] if sampling else []),
+                pad_token_id=self.backbone.pad,
+                eos_token_id=self.backbone.eos,
+            )
         return [text.strip() for text in self.backbone.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     def _unseen(self, interaction):
@@ -260,6 +264,21 @@ def _check(config, tasks):
     for task in config["templates"] or {}:
         if task not in tasks:
             raise UserError(f"templates has some for {task!r}, which is none of the tasks.")
+
+
+@contextmanager
+def _quiet_about_masks():
+    """Where no row is padded, transformers drops the mask that it is given, and then warns that there is none."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def other(record):
+        return "attention_mask" not in str(record.msg)
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def _filled(ragged, value):
