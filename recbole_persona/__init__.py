@@ -22,7 +22,7 @@ _config.install()
 
 from recbole_persona.version import __version__  # noqa: E402
 
-_API = ("explain", "leaderboard", "load", "recommend", "run", "tune")
+_API = ("explain", "generate", "leaderboard", "load", "recommend", "run", "tune")
 __all__ = [*_API, "__version__"]
 
 
@@ -35,6 +35,10 @@ def __getattr__(name):
         from recbole_persona.board.leaderboard import leaderboard
 
         return leaderboard
+    if name == "generate":
+        from recbole_persona.runner.generation import generate
+
+        return generate
     if name in _API:
         from recbole_persona import runner
 

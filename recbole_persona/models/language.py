@@ -6,11 +6,15 @@ or a sentence. Nothing is added to a vocabulary. Settings, formulas and cost: do
 Shapes: B rows, P vectors of context, L tokens, d dimensions of the backbone's tokens, I items (padding included).
 """
 
+import logging
+from contextlib import contextmanager
+
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
+from transformers import LogitsProcessorList
 
 from recbole_persona.data.texts import text_store
 from recbole_persona.errors import UserError
@@ -216,26 +220,37 @@ class LanguageRecommender(SequentialRecommender):
 
     # Sentences
 
+    def check_written(self, task):
+        """UserError for a task that the model has not learned, or that is answered with an item."""
+        if task not in self.tasks or TASKS[task].target != "text":
+            learned = [name for name in self.tasks if TASKS[name].target == "text"]
+            raise UserError(
+                f"This {type(self).__name__} writes sentences for {', '.join(learned) or 'no task'}, not for {task!r}; it has "
+                f"learned {', '.join(self.tasks)} (tasks)."
+            )
+
     @torch.no_grad()
-    def generate(self, interaction, task="explanation") -> list[str]:
-        """The sentence for each row, by beam search with ``text_beams``.
+    def generate(self, interaction, task="explanation", *, beams=None, sampling=None) -> list[str]:
+        """The sentence for each row, by beam search.
+
+        Args:
+            beams: how many; ``text_beams`` when None.
+            sampling: a :class:`recbole_persona.lm.sampling.NucleusSampling` of these rows, in place of beams.
 
         Raises:
             UserError: a task that the model has not learned, or that is answered with an item.
         """
-        if task not in self.tasks or TASKS[task].target != "text":
-            learned = [name for name in self.tasks if TASKS[name].target == "text"]
-            raise UserError(
-                f"{type(self).__name__} writes sentences for {', '.join(learned) or 'no task'}, not for {task!r}."
+        self.check_written(task)
+        with _quiet_about_masks():
+            made = self.backbone.llm.generate(
+                **self._inputs(interaction, task),
+                max_new_tokens=self.longest_answer,
+                num_beams=1 if sampling else beams or self.text_beams,
+                do_sample=False,
+                logits_processor=LogitsProcessorList([sampling] if sampling else []),
+                pad_token_id=self.backbone.pad,
+                eos_token_id=self.backbone.eos,
             )
-        made = self.backbone.llm.generate(
-            **self._inputs(interaction, task),
-            max_new_tokens=self.longest_answer,
-            num_beams=self.text_beams,
-            do_sample=False,
-            pad_token_id=self.backbone.pad,
-            eos_token_id=self.backbone.eos,
-        )
         return [text.strip() for text in self.backbone.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
     def _unseen(self, interaction):
@@ -251,6 +266,21 @@ def _check(config, tasks):
     for task in config["templates"] or {}:
         if task not in tasks:
             raise UserError(f"templates has some for {task!r}, which is none of the tasks.")
+
+
+@contextmanager
+def _quiet_about_masks():
+    """Where no row is padded, transformers drops the mask that it is given, and then warns that there is none."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def other(record):
+        return "attention_mask" not in str(record.msg)
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def _filled(ragged, value):
