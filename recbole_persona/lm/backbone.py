@@ -21,10 +21,11 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
 )
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.lm.ragged import Ragged
 from recbole_persona.lm.tokenizers import trained_tokenizer
 
@@ -182,7 +183,8 @@ def _described(name, config):
         (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM),
     )
     kind = next((auto for mapping, auto in kinds if type(made) in mapping), None)
-    if kind is None:
+    reads_both_ways = type(made) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(made, "is_decoder", False)
+    if kind is None or (kind is AutoModelForCausalLM and reads_both_ways):
         raise UserError(
             f"{name} is a {made.model_type} model, which writes no text; a backbone is a T5, a Llama or alike."
         )
@@ -194,9 +196,12 @@ def _pretrained(name, config):
     options = {"dtype": config["dtype"] or "auto", **trusted}
     if config["attn_implementation"]:
         options["attn_implementation"] = config["attn_implementation"]
-    model = kind.from_pretrained(name, **options)
+    try:
+        tokenizer, model = AutoTokenizer.from_pretrained(name, **trusted), kind.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} cannot be loaded: {one_sentence(error)}") from None
     model.config.tie_word_embeddings = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    return AutoTokenizer.from_pretrained(name, **trusted), model
+    return tokenizer, model
 
 
 def _cache():

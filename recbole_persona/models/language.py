@@ -169,6 +169,7 @@ class LanguageRecommender(SequentialRecommender):
         slots = torch.full((len(context) * context.shape[1],), self.backbone.pad)
         slots = Ragged(slots, torch.arange(len(context) + 1) * context.shape[1])
         ids, mask = concatenated([slots, tokens]).padded(side, self.backbone.pad)
+        self._check_length(ids.shape[1])
         ids, mask = ids.to(context.device), mask.to(context.device)
         vectors = self.backbone.embed(ids)
         if self.word_embedding is not None and not (self.every_prefix and task == "sequential"):
@@ -179,6 +180,14 @@ class LanguageRecommender(SequentialRecommender):
         rows = torch.arange(len(context), device=context.device).unsqueeze(1)
         return vectors.index_put((rows, places), context.to(vectors.dtype)), mask
 
+    def _check_length(self, length):
+        longest = self.backbone.longest
+        if longest is not None and length > longest:
+            raise UserError(
+                f"A prompt takes {length} tokens with its context and answer, and the backbone reads {longest}; lower "
+                "MAX_ITEM_LIST_LENGTH, n_candidates or longest_answer, or write shorter templates."
+            )
+
     # Scores: log p(code of the item | context, prompt)
 
     def _inputs(self, interaction, task):
@@ -186,6 +195,8 @@ class LanguageRecommender(SequentialRecommender):
         prompt = self._prompt(interaction, task)
         side = "left" if self.is_causal else "right"
         vectors, mask = self._vectors(interaction, task, prompt.tokens, prompt.words, side)
+        answer = self.trie.longest if TASKS[task].target == "item" else self.longest_answer
+        self._check_length(mask.shape[1] + answer * self.is_causal)
         return {"inputs_embeds": vectors, "attention_mask": mask.long()}
 
     @torch.no_grad()
@@ -263,9 +274,15 @@ def _check(config, tasks):
     for key, allowed in (("item_codes", CODES), ("rank_by", RANKINGS)):
         if config[key] not in allowed:
             raise UserError(f"{key} is one of {', '.join(allowed)}, not {config[key]!r}.")
-    for task in config["templates"] or {}:
+    for task, texts in (config["templates"] or {}).items():
         if task not in tasks:
             raise UserError(f"templates has some for {task!r}, which is none of the tasks.")
+        if (
+            not isinstance(texts, list)
+            or not texts
+            or not all(isinstance(text, str) and text.strip() for text in texts)
+        ):
+            raise UserError(f"templates of {task} is a list of texts, such as ['{{history}}'], not {texts!r}.")
 
 
 @contextmanager
