@@ -122,7 +122,7 @@ def test_a_folder_that_is_not_whole(folder, tmp_path, missing):
     for file in folder.iterdir():
         if file.name != missing:
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UserError, match="cannot be loaded: .*"):
+    with pytest.raises(UserError, match="cannot be loaded: "):
         Backbone(settings_of(tmp_path))
 
 
