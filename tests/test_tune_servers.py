@@ -1,4 +1,4 @@
-"""Searches over real servers, PostgreSQL and MariaDB: many workers, one of them killed; a server that goes away and comes back."""
+"""Searches over real servers, PostgreSQL and MariaDB: workers, one of them killed; a server that goes away and comes back."""
 
 import json
 
