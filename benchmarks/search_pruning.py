@@ -44,7 +44,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--epochs", type=int, help="at most; as shipped by default")
-    parser.add_argument("--pruner", default="median")
+    parser.add_argument("--pruner", default="growth")
     parser.add_argument("--workers", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
