@@ -97,16 +97,22 @@ def test_trials_see_the_validation_part_alone(search, tmp_path):
 
 # --- pruning ----------------------------------------------------------------------------------------------------------
 
-SURE = {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 1}
+SURE = [
+    {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 1},
+    {"name": "growth", "n_warmup_steps": 1, "window": 1, "horizon": 0},
+]
 
 
+@pytest.mark.parametrize("pruner", SURE, ids=lambda pruner: pruner["name"])
 @pytest.mark.parametrize(("metric", "worse"), [("ndcg@3", -0.9), ("averagepopularity@3", 0.9)])
-def test_the_worse_trial_is_the_one_that_is_pruned(search, monkeypatch, metric, worse):
+def test_the_worse_trial_is_the_one_that_is_pruned(search, monkeypatch, metric, worse, pruner):
     """Also where less is better; and the better one is never pruned."""
     monkeypatch.setitem(Guesser.config_defaults, "skill", -worse)
-    found = search(space={"skill": [-worse, worse]}, objectives=[metric], pruner=SURE, sampler="random", trials=4)
+    found = search(space={"skill": [-worse, worse]}, objectives=[metric], pruner=pruner, sampler="random", trials=4)
     states = {(row["params"]["skill"], row["state"]) for row in found["trials"]}
     assert states == {(-worse, "complete"), (worse, "pruned")}
+    values = {row["value"] for row in found["trials"] if row["state"] == "pruned"}
+    assert found["best_value"] not in values
     assert found["best_params"] == {"skill": -worse}
     direction = "maximize" if metric == "ndcg@3" else "minimize"
     assert found["objectives"] == {metric: direction}
@@ -118,6 +124,7 @@ def test_the_worse_trial_is_the_one_that_is_pruned(search, monkeypatch, metric, 
 @pytest.mark.parametrize(
     ("name", "optunas"),
     [
+        ("growth", "GrowthPruner"),
         ("median", "MedianPruner"),
         ("hyperband", "HyperbandPruner"),
         ("halving", "SuccessiveHalvingPruner"),

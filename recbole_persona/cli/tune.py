@@ -34,7 +34,7 @@ def add_arguments(parser) -> None:
         help="sqlite:///FILE, postgresql://…, mysql://… or journal:///FILE; $OPTUNA_STORAGE where it is set",
     )
     parser.add_argument("--sampler", default="tpe", help="tpe, random, gp, cmaes, grid, brute, qmc, nsgaii")
-    parser.add_argument("--pruner", default="median", help="median, hyperband, halving, percentile, none")
+    parser.add_argument("--pruner", default="growth", help="growth, median, hyperband, halving, percentile, none")
     parser.add_argument("--objectives", help="such as ndcg@10,tdd@10; also parameters, seconds_per_user")
     parser.add_argument("--seeds", help="of the tests of the best settings, such as 2020,2021; none for no test")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after so long")

@@ -19,6 +19,7 @@ from recbole.evaluator.register import smaller_metrics
 from recbole_persona.config import Config
 from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.runs import config_hash
+from recbole_persona.search.pruning import GrowthPruner
 from recbole_persona.search.space import Space
 from recbole_persona.search.storage import Storage, why_failed
 from recbole_persona.settings import check_valid_metric
@@ -35,6 +36,7 @@ _SAMPLERS = {
 }
 _EXHAUSTIVE = ("grid", "brute")
 _PRUNERS = {
+    "growth": (GrowthPruner, {}),
     "median": (pruners.MedianPruner, {"n_startup_trials": 5, "n_warmup_steps": 2}),
     "hyperband": (pruners.HyperbandPruner, {}),
     "halving": (pruners.SuccessiveHalvingPruner, {}),

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recbole_persona.errors import StorageError, UserError, one_sentence
 from recbole_persona.runner import run
 from recbole_persona.runs import RunFolder
+from recbole_persona.search.pruning import GrowthPruner
 from recbole_persona.upstream.files import load_tree
 
 _STOP = (StorageError, OptunaError, SQLAlchemyError, OSError)  # the storage or the disk, not the trial
@@ -65,7 +66,8 @@ def run_trial(trial, search, begun, patience: float):
         The value of every objective; a number where there is one.
 
     Raises:
-        optuna.TrialPruned: the pruner had enough of it.
+        optuna.TrialPruned: the pruner had enough of it; one that :class:`GrowthPruner` gives up is complete with what it
+            has reached.
         TrialFailed: no number, out of memory, a combination that the model refuses; ``user_attrs["reason"]`` says it.
     """
     settings = search.space.suggest(trial)
@@ -106,7 +108,11 @@ def run_trial(trial, search, begun, patience: float):
         values = _values(search, outcome, folder)
     except optuna.TrialPruned:
         ended()
-        raise
+        if not isinstance(trial.study.pruner, GrowthPruner):
+            raise
+        trial.set_user_attr("given_up", True)
+        reports = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values.values()
+        return max(reports) if search.objectives[0].direction == "maximize" else min(reports)
     except _STOP:
         raise
     except Exception as error:  # whatever it is, it is this trial's: the search goes on, and the reason is kept

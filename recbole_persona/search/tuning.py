@@ -53,7 +53,7 @@ def tune(
     study_name=None,
     workers=1,
     sampler="tpe",
-    pruner="median",
+    pruner="growth",
     objectives=None,
     seeds=None,
     resume=False,
@@ -73,7 +73,7 @@ def tune(
         study_name: in the storage; default ``<dataset>-<model>``.
         workers: processes on this machine. The same call elsewhere, with the same storage, adds to them.
         sampler: tpe, random, gp, cmaes, grid, brute, qmc or nsgaii, or a mapping with ``name`` and Optuna's options.
-        pruner: median, hyperband, halving, percentile or none, or a mapping with ``name`` and Optuna's options.
+        pruner: growth, median, hyperband, halving, percentile or none, or a mapping with ``name`` and Optuna's options.
         objectives: metrics of the validation part as RecBole prints them, ``parameters``, ``seconds_per_user``; default
             ``valid_metric``. With more than one nothing is pruned, and the result is a front.
         seeds: of the tests of the best settings; default the seed of the search and the next two; an empty list for none.
@@ -308,7 +308,7 @@ def _row(search, trial) -> dict:
     values = trial.values or [None] * len(search.objectives)
     return {
         "number": trial.number,
-        "state": states[trial.state],
+        "state": "pruned" if trial.user_attrs.get("given_up") else states[trial.state],
         "value": values[0] if len(search.objectives) == 1 else values,
         "params": search.space.decode(trial.params),
         "epochs": trial.user_attrs.get("epochs", 0),

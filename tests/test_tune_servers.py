@@ -1,26 +1,25 @@
-"""Searches over a real PostgreSQL server: many workers, one of them killed; a server that goes away and comes back."""
+"""Searches over real servers, PostgreSQL and MariaDB: workers, one of them killed; a server that goes away and comes back."""
 
 import json
 
 import optuna
-import postgres_server
 import pytest
+from database_servers import MariaDB, PostgreSQL
 from guesser import Guesser, diary, write_data
 from tune_process import STUDY, check_continued, finish, kill_one, start, states, wait_for_steps
 
 from recbole_persona import tune
 from recbole_persona.search.storage import Storage
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(postgres_server.missing() is not None, reason=str(postgres_server.missing())),
-]
+pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def server():
-    pytest.importorskip("psycopg", reason="The driver of PostgreSQL is not installed: pip install psycopg[binary].")
-    with postgres_server.Server() as server:
+@pytest.fixture(params=[PostgreSQL, MariaDB], ids=lambda kind: kind.__name__)
+def server(request):
+    if missing := request.param.missing():
+        pytest.skip(missing)
+    pytest.importorskip(request.param.driver, reason=f"The driver {request.param.driver} is not installed.")
+    with request.param() as server:
         yield server
 
 
@@ -54,10 +53,10 @@ def test_four_workers_and_one_is_killed_in_mid_trial(server, tmp_path):
 def test_a_search_on_two_machines(server, tmp_path):
     """The same command elsewhere, with the same storage and a folder of its own, works on the same trials."""
     (tmp_path / "there").mkdir()
-    here = start(tmp_path, storage=server.url, trials=8, pause=0.3, grace=4)
+    here = start(tmp_path, storage=server.url, trials=8, pause=1.0, grace=4)
     wait_for_steps(tmp_path / "diary", 1)
     options = {"data_path": tmp_path / "data", "diary": tmp_path / "diary", "study_dir": tmp_path / "there/study"}
-    there = start(tmp_path / "there", storage=server.url, trials=8, pause=0.3, grace=4, join=True, **options)
+    there = start(tmp_path / "there", storage=server.url, trials=8, pause=1.0, grace=4, join=True, **options)
     for process in (there, here):
         status, _, error = finish(process)
         assert status == 0, error
@@ -75,7 +74,7 @@ def test_a_server_that_goes_away_and_comes_back(server, tmp_path):
     status, _, error = finish(process)
     assert status == 2 and "Traceback" not in error
     (last,) = error.strip().splitlines()
-    assert last.startswith(f"recbole-persona: The storage {server.url.replace('://', '+psycopg://')} failed (")
+    assert last.startswith(f"recbole-persona: The storage {server.url.replace('://', f'+{server.driver}://')} failed (")
     assert last.endswith("trials that had finished are kept in it: mend it, and go on with --resume.")
     status, _, error = finish(start(tmp_path, **options, resume=True))
     assert status == 2 and "failed (" in error and "\n" not in error.strip()  # it is still away
