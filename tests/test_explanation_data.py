@@ -273,7 +273,7 @@ def test_wordnet_that_is_missing(monkeypatch, tmp_path, capsys):
         monkeypatch.setitem(sys.modules, module, None)  # it cannot be imported
     source = reviews(tmp_path)
     assert main(["convert", "reviews", str(source), f"--out={tmp_path / 'out'}", "--nouns=wordnet"]) == 2
-    assert "pip install 'recbole_persona[wordnet]'" in capsys.readouterr().err
+    assert "pip install 'recbole_persona[text]'" in capsys.readouterr().err
     assert convert("reviews", source, tmp_path / "out").notes["nouns"] == "patterns"
 
 

@@ -94,7 +94,7 @@ def chosen(way: str | None) -> str:
         raise UserError(f"--nouns is one of {', '.join(WAYS)}, not {way!r}.")
     if way == "wordnet" and not has_wordnet():
         raise UserError(
-            "--nouns=wordnet needs nltk and its corpus wordnet: pip install 'recbole_persona[wordnet]', then "
+            "--nouns=wordnet needs nltk and its corpus wordnet: pip install 'recbole_persona[text]', then "
             "python -m nltk.downloader wordnet; --nouns=patterns needs neither."
         )
     return way
