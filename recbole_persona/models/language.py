@@ -29,6 +29,7 @@ from recbole_persona.lm.trie import Candidates, Trie
 
 RANKINGS = ("beams", "score")
 WORDS = 512  # whole-word ids
+AT_ONCE = 64  # held-out rows that the backbone reads at a time
 
 
 class LanguageRecommender(SequentialRecommender):
@@ -203,31 +204,39 @@ class LanguageRecommender(SequentialRecommender):
     def predict(self, interaction):
         """(B,) log-likelihoods of the rows' items."""
         items = interaction[self.ITEM_ID].unsqueeze(1)
-        return (
-            score_items(self.backbone.bare, self.trie, items, **self._inputs(interaction, "sequential"))
-            .gather(1, items)
-            .squeeze(1)
-        )
+        return self._in_parts(interaction, lambda rows, part: self._likelihoods(rows, items[part])).squeeze(1)
 
     @torch.no_grad()
     def score_candidates(self, interaction, items):
         """(B, C) log-likelihoods of candidates (B, C): named in the prompt of ``topn`` where the model has learned that, in
         the order of their ids."""
         task = "topn" if "topn" in self.tasks else "sequential"
-        interaction.update(Interaction({CANDIDATES: items.sort(dim=1).values}))
-        scores = score_items(self.backbone.bare, self.trie, items, **self._inputs(interaction, task))
-        return scores.gather(1, items)
+        return self._in_parts(interaction, lambda rows, part: self._likelihoods(rows, items[part], task))
 
     @torch.no_grad()
     def full_sort_predict(self, interaction):
         """(B * I,) log-likelihoods of all items; with ``rank_by: beams`` of those that beam search finds, -inf for others."""
-        inputs = self._inputs(interaction, "sequential")
-        if self.rank_by == "score":
-            return score_items(self.backbone.bare, self.trie, **inputs).view(-1)
-        candidates = self._unseen(interaction) if self.masks_history else None
+        return self._in_parts(interaction, self._scores if self.rank_by == "score" else self._found).view(-1)
+
+    def _in_parts(self, interaction, score):
+        """What ``score(rows, their numbers)`` gives for rows of about one length at a time: little of them is padding, and
+        memory does not depend on ``eval_batch_size``."""
+        order = interaction[self.ITEM_SEQ_LEN].argsort(stable=True)
+        found = torch.cat([score(interaction[part], part) for part in order.split(AT_ONCE)])
+        return torch.empty_like(found).index_copy_(0, order, found)
+
+    def _likelihoods(self, rows, items, task="sequential"):
+        rows.update(Interaction({CANDIDATES: items.sort(dim=1).values}))
+        return score_items(self.backbone.bare, self.trie, items, **self._inputs(rows, task)).gather(1, items)
+
+    def _scores(self, rows, _):
+        return score_items(self.backbone.bare, self.trie, **self._inputs(rows, "sequential"))
+
+    def _found(self, rows, _):
+        candidates = self._unseen(rows) if self.masks_history else None
+        inputs = self._inputs(rows, "sequential")
         items, found = beam_search(self.backbone.bare, self.trie, self.n_beams, candidates, **inputs)
-        scores = found.new_full((len(items), self.n_items), -torch.inf)
-        return scores.scatter_(1, items, found).view(-1)
+        return found.new_full((len(items), self.n_items), -torch.inf).scatter_(1, items, found)
 
     # Sentences
 
