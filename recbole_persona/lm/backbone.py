@@ -109,16 +109,18 @@ class Backbone(nn.Module):
         with torch.no_grad():
             return self.llm.get_input_embeddings().weight.float().norm(dim=1).mean().item()
 
-    def logits(self, vectors, mask, labels=None):
+    def logits(self, vectors, mask, labels=None, last=0):
         """(B, T, V): of a sequence-to-sequence model for the labels (B, T), of a causal one for what follows each input.
 
         Args:
             vectors: (B, L, d). mask: (B, L), where there is input.
+            last: of a causal model, so many positions at the end; 0 for all.
         """
         if self.is_seq2seq:
             return self.llm(inputs_embeds=vectors, attention_mask=mask, labels=labels).logits
         positions = (mask.long().cumsum(1) - 1).clamp(min=0)
-        return self.llm(inputs_embeds=vectors, attention_mask=mask, position_ids=positions, use_cache=False).logits
+        options = {"position_ids": positions, "use_cache": False, "logits_to_keep": last}
+        return self.llm(inputs_embeds=vectors, attention_mask=mask, **options).logits
 
 
 def token_loss(logits, labels, reduction="mean"):
@@ -153,8 +155,8 @@ def _from_scratch(name, vocabulary, config):
     if kind == "gpt2":
         made = GPT2Config(
             vocab_size=vocabulary, n_embd=size, n_layer=layers, n_head=heads, n_positions=1024, resid_pdrop=dropout,
-            embd_pdrop=dropout, attn_pdrop=dropout, bos_token_id=1, eos_token_id=1, pad_token_id=0,
-            activation_function="gelu_pytorch_tanh",  # one kernel; GPT-2's own name for it takes eight
+            embd_pdrop=dropout, attn_pdrop=0.0, bos_token_id=1, eos_token_id=1, pad_token_id=0,
+            activation_function="gelu_pytorch_tanh",  # one kernel, as is attention without dropout on a CPU
         )  # fmt: skip
         return AutoModelForCausalLM.from_config(made, attn_implementation=config["attn_implementation"] or "sdpa")
     made = T5Config(

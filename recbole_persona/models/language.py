@@ -105,11 +105,8 @@ class LanguageRecommender(SequentialRecommender):
         template = int(torch.randint(len(self.templates[task]), ()))
         prompt, answer = self._prompt(interaction, task, template), self._answers(interaction, task)
         if self.is_causal:
-            whole, labels = (
-                concatenated([prompt.tokens, answer]),
-                concatenated([_filled(prompt.tokens, IGNORED), answer]),
-            )
-            return self._causal_loss(interaction, task, whole, concatenated([prompt.words, _filled(answer, 0)]), labels)
+            whole, words = concatenated([prompt.tokens, answer]), concatenated([prompt.words, _filled(answer, 0)])
+            return self._causal_loss(interaction, task, whole, words, answer, side="left")
         vectors, mask = self._vectors(interaction, task, prompt.tokens, prompt.words)
         labels, _ = answer.padded(fill=self.unanswered)
         labels = labels.to(vectors.device)
@@ -134,11 +131,12 @@ class LanguageRecommender(SequentialRecommender):
         labels = concatenated([_filled(head.tokens, IGNORED), Ragged(labels, tokens.offsets).joined(counts)])
         return self._causal_loss(interaction, "sequential", whole, None, labels)
 
-    def _causal_loss(self, interaction, task, tokens, words, labels):
-        vectors, mask = self._vectors(interaction, task, tokens, words)
-        labels, _ = labels.padded(fill=IGNORED)
+    def _causal_loss(self, interaction, task, tokens, words, labels, side="right"):
+        """``labels``: what is to be written at the end of ``tokens``; padded on the left, no other position needs logits."""
+        vectors, mask = self._vectors(interaction, task, tokens, words, side)
+        labels, _ = labels.padded(side, fill=IGNORED)
         labels = labels.to(vectors.device)
-        logits = self.backbone.logits(vectors, mask)[:, -labels.shape[1] - 1 : -1]
+        logits = self.backbone.logits(vectors, mask, last=labels.shape[1] + 1)[:, :-1]
         return token_loss(logits, labels)
 
     # From rows to vectors
