@@ -16,11 +16,11 @@ torch.set_num_threads(1)
 SETTINGS = {
     "backbone": "scratch:tiny",
     "tasks": ["sequential", "topn"],
-    "rows_of_a_user": {"topn": 10},
+    "rows_of_a_user": {"topn": 4, "explanation": 10},
     "n_candidates": 20,
     "MAX_ITEM_LIST_LENGTH": 5,  # so little that tastes beyond the last few items must come from elsewhere
     "learning_rate": 0.003,
-    "epochs": 12,
+    "epochs": 8,
     "eval_step": 4,
     "repeatable": True,
     "metrics": ["NDCG", "Hit"],
