@@ -61,7 +61,6 @@ def test_sentences_name_what_the_causing_taste_is_about(tmp_path):
     changes = {
         "tasks": ["sequential", "explanation"],
         "metrics": ["rouge-l", "fmr"],
-        "topk": None,
         "valid_metric": "rouge-l",
     }
     folder = trained("PeaPOD", tmp_path, **changes)
