@@ -94,10 +94,9 @@ class MariaDB(_Server):
 
     def _make(self):
         self._call("mariadb-install-db", "--no-defaults", f"--datadir={self.folder}/data", "--skip-test-db")
-        statements = (
-            "CREATE DATABASE studies; CREATE USER tester@'127.0.0.1'; GRANT ALL ON studies.* TO tester@'127.0.0.1';"
+        (self.folder / "first.sql").write_text(
+            "CREATE DATABASE studies;\nCREATE USER tester@'127.0.0.1';\nGRANT ALL ON studies.* TO tester@'127.0.0.1';\n"
         )
-        (self.folder / "first.sql").write_text(statements.replace("; ", ";\n"))
         os.chmod(self.folder / "first.sql", 0o644)
 
     def start(self) -> None:
