@@ -135,7 +135,7 @@ class LanguageRecommender(SequentialRecommender):
         """``labels``: what is to be written at the end of ``tokens``; padded on the left, no other position needs logits."""
         vectors, mask = self._vectors(interaction, task, tokens, words, side)
         labels, _ = labels.padded(side, fill=IGNORED)
-        labels = labels.to(vectors.device)
+        labels = labels[:, -(vectors.shape[1] - 1) :].to(vectors.device)  # nothing comes before the first token
         logits = self.backbone.logits(vectors, mask, last=labels.shape[1] + 1)[:, :-1]
         return token_loss(logits, labels)
 
