@@ -27,7 +27,7 @@ class GrowthPruner(BasePruner):
         ValueError: a number below 0, a window below 1.
     """
 
-    def __init__(self, n_warmup_steps=8, window=4, horizon=40):
+    def __init__(self, n_warmup_steps=8, window=5, horizon=40):
         if min(n_warmup_steps, horizon) < 0 or window < 1:
             raise ValueError("the numbers are from 0, and window from 1")
         self.n_warmup_steps, self.window, self.horizon = n_warmup_steps, window, horizon
