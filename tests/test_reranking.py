@@ -342,7 +342,7 @@ def test_a_folder_of_re_ranked_lists_is_written_again_and_another_is_not(small, 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"method": "mrr"}, "one of mmr, calibrated, personas, not 'mrr'"),
+        ({"method": "mrr"}, "one of mmr, calibrated, personas, model, not 'mrr'"),
         ({"weights": [0.5, 1.5]}, "between 0 and 1; these are 0.0, 0.5, 1.5"),
         ({"weights": [-0.1]}, "between 0 and 1"),
         ({"weights": [float("nan"), 0.5]}, "between 0 and 1"),
