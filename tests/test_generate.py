@@ -198,6 +198,7 @@ def test_a_file_that_is_continued_is_the_file_written_at_once(pod, tmp_path, opt
         assert part.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_continued(pod, tmp_path):
     out, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
     options = [f"--run={pod}", "--split=test", "--text_batch_size=2", "--sample", "--seed=5"]

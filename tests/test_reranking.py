@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
 
 import recbole_persona
 from recbole_persona.errors import UserError
@@ -229,10 +230,10 @@ def test_weight_0_is_the_run_itself(bpr, tmp_path):
 
 def test_personas_get_places_in_proportion(ampcf, tmp_path):
     loaded = load(ampcf)
-    personas = reranked.METHODS["personas"](loaded)
+    personas = reranked.METHODS["personas"](loaded, None)
     rng = np.random.default_rng(0)
     users, items = rng.integers(1, 944, 5), rng.integers(1, 1683, (5, 4))
-    weights, shares = personas.knowledge(items, users)
+    weights, shares = personas.knowledge(items, Interaction({"user_id": torch.as_tensor(users)}))
     for row, user in enumerate(users):
         met = loaded.train_data._dataset.inter_feat
         met = met["item_id"][met["user_id"] == int(user)]

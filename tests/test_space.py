@@ -331,7 +331,7 @@ def test_the_models_that_people_compare_with_have_spaces():
     )
     wanted += " SimpleX DiffRec LDiffRec GRU4Rec SASRec BERT4Rec NARM Caser FM DeepFM WideDeep xDeepFM AutoInt DIN"
     assert set(wanted.split()) <= set(SHIPPED)
-    assert set(SHIPPED) <= {"AMPCF", "UserEncoder", "recbole:DIN", *recbole_model_names()}
+    assert set(SHIPPED) <= {"AMPCF", "UserEncoder", "POD", "PeaPOD", "recbole:DIN", *recbole_model_names()}
     assert read_space(None, "amp-cf") == read_space(None, AMPCF) == read_space(None, "AMPCF")
     assert read_space(None, "recbole:DIN") == read_space(None, get_model("recbole:DIN"))
     assert read_space(None, "DIN") == read_space(None, get_model("DIN")) != read_space(None, "recbole:DIN")

@@ -167,10 +167,10 @@ def _from_scratch(name, vocabulary, config):
 
 
 def _described(name, config):
-    """The config of a pretrained model, the class that loads it, and what both are loaded with."""
-    trusted = {"trust_remote_code": bool(config["trust_remote_code"])}
+    """The config of a pretrained model on this machine, the class that loads it, and what both are loaded with."""
+    options = {"trust_remote_code": bool(config["trust_remote_code"]), "local_files_only": True}
     try:
-        made = AutoConfig.from_pretrained(name, **trusted)
+        made = AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise UserError(
@@ -190,16 +190,17 @@ def _described(name, config):
         raise UserError(
             f"{name} is a {made.model_type} model, which writes no text; a backbone is a T5, a Llama or alike."
         )
-    return made, kind, trusted
+    return made, kind, options
 
 
 def _pretrained(name, config):
-    _, kind, trusted = _described(name, config)
-    options = {"dtype": config["dtype"] or "auto", **trusted}
+    _, kind, options = _described(name, config)
+    numbers = {"dtype": config["dtype"] or "auto"}
     if config["attn_implementation"]:
-        options["attn_implementation"] = config["attn_implementation"]
+        numbers["attn_implementation"] = config["attn_implementation"]
     try:
-        tokenizer, model = AutoTokenizer.from_pretrained(name, **trusted), kind.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model = kind.from_pretrained(name, **options, **numbers)
     except (OSError, ValueError) as error:
         raise UserError(f"{name} cannot be loaded: {one_sentence(error)}") from None
     model.config.tie_word_embeddings = model.get_input_embeddings().weight is model.get_output_embeddings().weight
