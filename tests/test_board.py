@@ -31,6 +31,7 @@ BOARD = {
         {"kind": "intervals", "metric": "ndcg@10"},
         {"kind": "frontier", "x": "tdd@10", "y": "ndcg@10"},
         {"kind": "groups", "split": "taste_entropy", "metric": "ndcg@10"},
+        {"kind": "curves", "rows": ["BPR", "AMPCF"]},
     ],
     "rows": [
         {"name": "BPR", "model": "BPR"},
@@ -168,6 +169,15 @@ def test_cost_is_told(rows):
     cost = rows["AMPCF"]["cost"]
     assert cost["n_parameters"] > USERS * 2 and cost["epochs"] == 3 and cost["train_seconds"] > 0
     assert cost["evaluate_ms_per_user"] > 0 and math.isfinite(cost["peak_mib"])
+    assert cost["steps"] % 3 == 0 and cost["steps"] >= 3
+
+
+def test_curves_tell_what_each_minute_bought(rows, runs):
+    for curve, run in zip(rows["AMPCF"]["curves"], runs["AMPCF"]):
+        minutes, scores = zip(*curve)
+        assert len(curve) == 3 and sorted(minutes) == list(minutes)
+        assert max(scores) == pytest.approx(run.result()["best_valid_score"], abs=1e-4)
+    assert rows["Pop"]["curves"] and "curves" not in rows["Paper"]
 
 
 def pages(folder):

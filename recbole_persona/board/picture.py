@@ -1,4 +1,4 @@
-"""``<page>.json`` as a picture: intervals instead of bars, frontiers of two metrics, gains by group of users. SVG.
+"""``<page>.json`` as a picture: intervals instead of bars, frontiers of two metrics, gains by group of users, curves. SVG.
 
 The same rows give the same bytes. Colours are of Okabe and Ito's palette, which the colour-blind can tell apart; what they
 say stands in words, too.
@@ -75,6 +75,8 @@ def _shown(picture, rows) -> list[dict]:
     rows = [row for row in rows if "rows" not in picture or row["name"] in picture["rows"]]
     if picture["kind"] == "groups":
         return [row for row in rows if _gains(row, picture)]
+    if picture["kind"] == "curves":
+        return [row for row in rows if any(row.get("curves", []))]
     needed = [picture[key] for key in ("metric", "x", "y") if key in picture]
     return [row for row in rows if all(_mean(row, metric) is not None for metric in needed)]
 
@@ -254,4 +256,20 @@ def _by_group(axes, board, picture, dataset, rows):
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), labelcolor="linecolor")
 
 
-_PANELS = {"intervals": _intervals, "frontier": _frontier, "groups": _by_group}
+def _curves(axes, board, picture, dataset, rows):
+    """The validation score over the minutes of training: a line a seed, a mark where it is best."""
+    for number, row in enumerate(rows):
+        colour = PALETTE[number % len(PALETTE)]
+        down = row["metrics"].get(board.primary, {}).get("smaller_is_better", False)
+        for place, curve in enumerate(filter(None, row["curves"])):
+            minutes, scores = zip(*curve)
+            best = (min if down else max)(range(len(scores)), key=scores.__getitem__)
+            axes.plot(minutes, scores, color=colour, linewidth=1.2, label=None if place else row["name"])
+            axes.plot(minutes[best], scores[best], "o", color=colour, markersize=4)
+    axes.set_xlabel("minutes of training and validation; a line a seed, a dot where it is best")
+    axes.set_ylabel(f"{metric_title(board.primary)} on validation")
+    axes.set_title(f"{dataset}: what time buys")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), labelcolor="linecolor")
+
+
+_PANELS = {"intervals": _intervals, "frontier": _frontier, "groups": _by_group, "curves": _curves}

@@ -9,7 +9,7 @@ from recbole_persona.config import Config, read_yaml
 from recbole_persona.errors import UserError
 
 TESTS = ("permutation", "wilcoxon", "t")
-PICTURES = {"intervals": {"metric"}, "frontier": {"x", "y"}, "groups": {"split", "metric"}}
+PICTURES = {"intervals": {"metric"}, "frontier": {"x", "y"}, "groups": {"split", "metric"}, "curves": set()}
 _BOARD = {
     "title", "text", "datasets", "protocol", "seeds", "primary", "baseline", "test", "splits", "tables", "pictures",
     "rows",

@@ -130,6 +130,7 @@ def _row(board: Board, part: Part, row: Row, done: Finished | None, metrics) -> 
     valid = [metric for metric in first["best_valid"] if metric in metrics]
     described["valid"] = {m: _number(np.mean([result["best_valid"][m] for result in done.results])) for m in valid}
     described["cost"] = _cost(done)
+    described["curves"] = [_curve(result) for result in done.results]
     described["budget"] = {
         "minutes": round(sum(sum(result["seconds"].values()) for result in done.results) / 60, 3),
         "epochs": sum(result["epochs"] for result in done.results),
@@ -156,9 +157,16 @@ def _cost(done) -> dict:
         "train_seconds": round(float(np.mean([each["train"] for each in seconds])), 3),
         "evaluate_ms_per_user": round(float(np.mean([each["evaluate"] for each in seconds]) / max(users, 1) * 1000), 4),
         "epochs": float(np.mean([result["epochs"] for result in done.results])),
+        "steps": _number(np.mean([result.get("steps", math.nan) for result in done.results])),
         "n_parameters": first["n_parameters"],
         "peak_mib": float(np.median([result["memory"]["peak_mib"] for result in done.results])),
     }
+
+
+def _curve(result) -> list[list[float]]:
+    """Minutes of training, and the validation score, of every validation that gave a number."""
+    found = result.get("validations", [])
+    return [[round(seconds / 60, 3), score] for _, seconds, score in found if math.isfinite(score)]
 
 
 def _add_reranking(described, done):

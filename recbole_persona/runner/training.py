@@ -145,6 +145,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
         test = dict(found) if tested else {}
         logger.info("test result: %s", test)
         folder.write_per_user(table)
+        epochs = len(trainer.train_loss_dict) if hasattr(trainer, "train_loss_dict") else trainer.epochs
         parameters = list(model.parameters()) if isinstance(model, nn.Module) else []  # decision trees have none
         folder.write_result(
             {
@@ -155,7 +156,9 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
                 "split_hash": split_hash(datasets),
                 "protocol": protocol(config),
                 "statistics": _statistics(dataset, datasets),
-                "epochs": len(trainer.train_loss_dict) if hasattr(trainer, "train_loss_dict") else trainer.epochs,
+                "epochs": epochs,
+                "steps": epochs * len(loaders[0]),
+                "validations": getattr(trainer, "validations", []),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
                 "memory": {"peak_mib": round(memory.peak_mib(), 1)},
                 "n_parameters": sum(p.numel() for p in parameters),

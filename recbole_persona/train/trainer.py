@@ -81,6 +81,7 @@ class RunTrainer:
         run_dir: the run's folder, or None.
         state_file: ``<run_dir>/state/last.safetensors``.
         seconds: of training and validation, those before a resume included.
+        validations: of every validation, the epoch, the seconds until its end, and its score.
     """
 
     def __init__(self, config, model):
@@ -95,6 +96,7 @@ class RunTrainer:
             name: value for name, value in vars(self).items() if isinstance(value, (Optimizer, LRScheduler))
         }
         self.seconds, self._since = 0.0, time.perf_counter()
+        self.validations = []
         self._resumed = None
         self._epoch = None  # the last epoch that training began
         self._sources = {"model": self.model}  # of random numbers
@@ -170,6 +172,12 @@ class RunTrainer:
         self._resumed, self._epoch = None, epoch_idx
         return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)
 
+    def _valid_epoch(self, *args, **kwargs):
+        score, found = super()._valid_epoch(*args, **kwargs)
+        seconds = self.seconds + time.perf_counter() - self._since
+        self.validations.append([self._epoch, round(seconds, 3), float(score)])
+        return score, found
+
     def _save_state(self, epoch, in_epoch):
         """Write all that resuming at ``epoch`` needs; ``in_epoch``: whether the epoch has begun."""
         now = time.perf_counter()
@@ -185,6 +193,7 @@ class RunTrainer:
             "epoch": epoch,
             "in_epoch": in_epoch,
             "seconds": self.seconds,
+            "validations": self.validations,
             "progress": {name: getattr(self, name) for name in _PROGRESS},
             "model": model_state(self.model),
             "bindings": bindings,
@@ -195,7 +204,7 @@ class RunTrainer:
         save_tree(state, self.state_file)
 
     def _put_back(self, state):
-        self.seconds = state["seconds"]
+        self.seconds, self.validations = state["seconds"], list(state.get("validations", []))
         restore_model(self.model, state["model"], self.state_file)
         for name, stepper in state["steppers"].items():
             self._steppers[name].load_state_dict(stepper)
