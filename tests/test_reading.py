@@ -30,7 +30,7 @@ def test_both_parsers_read_the_same(tmp_path_factory, rows):
     kinds = {"text:token": str, "number:float": "float64"}
     arguments = {"delimiter": "\t", "usecols": columns, "dtype": kinds, "encoding": None, "engine": "python"}
     ours, theirs = module.pd.read_csv(path, **arguments), pd.read_csv(path, **arguments)
-    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-15, atol=0)  # the Python parser is off by a bit at times
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-11, atol=0)  # the Python parser drops digits
     exact = [float(number or "nan") for _, number in rows]
     assert all(a == b or (a != a and b != b) for a, b in zip(ours["number:float"], exact))
 
