@@ -14,11 +14,12 @@ from small_pod import small_pod
 
 from recbole_persona import explain, recommend, run
 from recbole_persona.config import Config
+from recbole_persona.data.training_part import training_matrix
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.faithfulness import faithfulness
 from recbole_persona.layers.matrix_factorisation import factorise
 from recbole_persona.layers.neighbour_attention import divergence
-from recbole_persona.lm.user_vectors import bivae, choices, folded, nearest_to
+from recbole_persona.lm.user_vectors import bivae, folded, nearest_to
 from recbole_persona.runner.training import load
 from recbole_persona.runner.user_vectors import run_vectors
 
@@ -193,7 +194,7 @@ def test_cornac_is_named_where_it_is_missing(data, monkeypatch):
 def test_bivae_knows_users_by_their_ids_and_leaves_the_seed_alone(data):
     pytest.importorskip("cornac")
     model, loaders = small_pod(data, user_vectors="bivae")
-    chosen = choices(loaders[0]._dataset)
+    chosen = training_matrix(loaders[0]._dataset, np.float32)
     state = torch.get_rng_state()
     again = bivae(chosen, 8, seed=2020)  # the default split_seed
     assert torch.equal(torch.get_rng_state(), state)
@@ -207,7 +208,7 @@ def test_bivae_knows_users_by_their_ids_and_leaves_the_seed_alone(data):
 def test_choices_are_those_of_the_training_part(data):
     _, loaders = small_pod(data)
     train, held = loaders[0]._dataset, [loader._dataset.inter_feat for loader in loaders[1:]]
-    met = choices(train).toarray()
+    met = training_matrix(train).toarray()
     flat = train.inter_feat.histories.flat
     assert met.sum() == len(flat["user_id"]) - sum(len(part) for part in held)
     for part in held:
@@ -255,7 +256,7 @@ def test_controls(data):
     assert not torch.equal(strangers.neighbours, plain.neighbours)
     assert torch.equal(strangers.user_vectors, plain.user_vectors) and (strangers.neighbours[1:] > 0).all()
     blind, _ = small_pod(data, control="random_vectors")
-    met = choices(loaders[0]._dataset)
+    met = training_matrix(loaders[0]._dataset, np.float32)
     cosine = (plain.user_vectors[1:] @ plain.user_vectors[1:].T).numpy()
     shared = (met[1:] @ met[1:].T).toarray()
     known = np.triu_indices(40, 1)
@@ -374,7 +375,7 @@ def test_metrics_of_heads_are_refused_where_there_are_none():
 def test_the_reasons_name_neighbours_and_what_they_chose(data, trained):
     reasons = explain(trained["run_dir"], user="u3", topk=3)
     loaded = load(trained["run_dir"])
-    met, ids = choices(loaded.train_data._dataset), loaded.dataset.field2token_id
+    met, ids = training_matrix(loaded.train_data._dataset), loaded.dataset.field2token_id
     for reason in reasons:
         shares = [one["weight"] for one in reason["neighbours"]]
         assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)

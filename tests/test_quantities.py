@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 from evaluate_data import Personas, SequentialPersonas, prepared
 
+from recbole_persona.data.training_part import training_interactions, training_matrix
 from recbole_persona.evaluate import quantities, ruler
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 def histories(dataset):
     found = {}
-    for user, item in zip(*ruler.training_matrix(dataset).nonzero()):
+    for user, item in zip(*training_matrix(dataset).nonzero()):
         found.setdefault(int(user), []).append(int(item))
     return found
 
@@ -28,7 +29,7 @@ def test_against_slow_loops(folder, model, option):
     table = quantities.user_quantities(config, dataset).set_index("user")
     assert len(table) == dataset.user_num - 1 and table.index.is_unique
     items = ruler.tastes(config, dataset).items.toarray()
-    vectors = ruler.svd_vectors(ruler.training_matrix(dataset), config["split_seed"])
+    vectors = ruler.svd_vectors(training_matrix(dataset), config["split_seed"])
     for user, history in histories(dataset).items():
         row = table.loc[dataset.id2token("user_id", user)]
         assert row["history_length"] == len(history)
@@ -102,7 +103,7 @@ def test_drift_against_a_slow_loop(folder, model, monkeypatch):
     dataset = train._dataset
     table = quantities.user_quantities(config, dataset).set_index("user")
     items = ruler.tastes(config, dataset).items.toarray()
-    users, chosen, times = ruler.training_interactions(dataset, "user_id", "item_id", "timestamp")
+    users, chosen, times = training_interactions(dataset, "user_id", "item_id", "timestamp")
     in_time, *by_chance = recorded.found
     assert len(by_chance) == quantities._HALVINGS
     for user in range(1, dataset.user_num):

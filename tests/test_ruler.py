@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 from evaluate_data import N_ITEMS, Personas, SequentialPersonas, prepared
 
+from recbole_persona.data.training_part import training_matrix
 from recbole_persona.evaluate import ruler
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -13,14 +14,14 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 def test_training_matrix_holds_training_interactions_only(folder):
     _, train, valid, test, *_ = prepared(Personas, folder)
     wanted = set(zip(*(train._dataset.inter_feat[name].tolist() for name in ("user_id", "item_id"))))
-    assert set(zip(*ruler.training_matrix(train._dataset).nonzero())) == wanted
+    assert set(zip(*training_matrix(train._dataset).nonzero())) == wanted
     held_out = [set(zip(*(d._dataset.inter_feat[n].tolist() for n in ("user_id", "item_id")))) for d in (valid, test)]
     assert not wanted & set.union(*held_out)
 
 
 def test_training_matrix_of_a_sequential_data_set_has_the_first_items_too(folder):
     _, train, *_ = prepared(SequentialPersonas, folder)
-    found = set(zip(*ruler.training_matrix(train._dataset).nonzero()))
+    found = set(zip(*training_matrix(train._dataset).nonzero()))
     sequences = {}
     lines = [line.split("\t") for line in (folder / "small" / "small.inter").read_text().splitlines()[1:]]
     users, items = (train._dataset.field2token_id[name] for name in ("user_id", "item_id"))
@@ -54,7 +55,7 @@ def test_tastes_of_users_are_means_over_their_items(folder):
         found = ruler.tastes(config, train._dataset)
         items, users = found.items.toarray(), found.users.toarray()
         np.testing.assert_allclose(items.sum(1), np.arange(len(items)) > 0)
-        matrix = ruler.training_matrix(train._dataset).toarray()
+        matrix = training_matrix(train._dataset).toarray()
         for user in range(1, len(users)):
             np.testing.assert_allclose(users[user], items[matrix[user] > 0].mean(0))
         assert (found.centroids is None) == (option in ("field:tags", "field:shelf"))

@@ -5,8 +5,9 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.special import entr
 
+from recbole_persona.data.training_part import training_interactions, training_matrix
 from recbole_persona.evaluate.distances import jensen_shannon
-from recbole_persona.evaluate.ruler import svd_vectors, tastes, training_interactions, training_matrix
+from recbole_persona.evaluate.ruler import svd_vectors, tastes
 
 _USERS = 2**16  # whose vectors are in memory at once
 _DRAWS = 200  # histories drawn at every length

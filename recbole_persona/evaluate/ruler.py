@@ -11,7 +11,7 @@ from recbole.utils import FeatureType
 from scipy.sparse.linalg import svds
 from sklearn.cluster import KMeans
 
-from recbole_persona.data.training_part import training_interactions
+from recbole_persona.data.training_part import training_matrix
 from recbole_persona.errors import UserError
 
 SVD_DIM = 32
@@ -61,15 +61,6 @@ def item_profiles(config, dataset):
     if kind == "svd":
         return svd_vectors(training_matrix(dataset), config["split_seed"])
     return item_field(dataset, field)
-
-
-def training_matrix(dataset) -> sp.csr_array:
-    """Sparse 0/1 (n_users, n_items): who has met which item in training."""
-    users, items = training_interactions(dataset, dataset.uid_field, dataset.iid_field)
-    matrix = sp.coo_array((np.ones(len(users)), (users, items)), shape=(dataset.user_num, dataset.item_num)).tocsr()
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
-    return matrix
 
 
 def svd_vectors(matrix, seed, dim=SVD_DIM) -> np.ndarray:

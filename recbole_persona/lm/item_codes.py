@@ -17,6 +17,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_persona.data.histories import END
+from recbole_persona.data.training_part import training_matrix
 from recbole_persona.errors import UserError
 from recbole_persona.lm.tasks import column_texts
 
@@ -94,13 +95,6 @@ def _item_texts(config, dataset):
         return None
     field = "title" if field is None and config["item_codes"] == "title" else field
     return field and column_texts(dataset, dataset.get_item_feature(), field, f"code_field: {field}")
-
-
-def training_matrix(dataset):
-    """(n_users, n_items) sparse array of ones, the pairs of the training part."""
-    met = sp.csr_array(dataset.inter_matrix(form="csr"), dtype=float)
-    met.data[:] = 1
-    return met
 
 
 def in_order_of_users(dataset, leaking_seed=None):

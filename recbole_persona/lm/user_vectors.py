@@ -9,11 +9,10 @@ Shapes: U users, I items, D dimensions, n neighbours; row 0 is RecBole's padding
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch.nn.functional import normalize
 
-from recbole_persona.data.training_part import training_interactions
+from recbole_persona.data.training_part import pair_matrix, training_matrix
 from recbole_persona.errors import UserError
 from recbole_persona.layers.matrix_factorisation import factorise, solved
 from recbole_persona.layers.neighbours import nearest_users
@@ -50,7 +49,7 @@ def user_space(config, dataset) -> UserSpace:
     if given is not None and given.neighbours is not None:
         return given
     source, size, seed = config["user_vectors"], config["user_vector_size"], config["split_seed"]
-    chosen = choices(dataset)
+    chosen = training_matrix(dataset, np.float32)
     known = torch.from_numpy(np.diff(chosen.indptr) > 0)
     items, generator = None, torch.Generator().manual_seed(seed)
     if config["control"] == "random_vectors":
@@ -76,18 +75,6 @@ def user_space(config, dataset) -> UserSpace:
         drawn = members[torch.randint(len(members), neighbours.shape, generator=generator)]
         neighbours = torch.where(neighbours > 0, drawn, 0)
     return UserSpace(vectors, items.float(), neighbours)
-
-
-def choices(dataset):
-    """(U, I) csr array of ones, the pairs of the training part."""
-    users, items = training_interactions(dataset, dataset.uid_field, dataset.iid_field)
-    return _pairs(users, items, (dataset.user_num, dataset.item_num))
-
-
-def _pairs(users, items, shape):
-    met = sp.csr_array((np.ones(len(users), dtype=np.float32), (users, items)), shape=shape)  # sums what stands twice
-    met.data[:] = 1
-    return met
 
 
 def bivae(chosen, size, seed):
@@ -124,7 +111,7 @@ def folded(histories, lengths, items, solves):
     inside = torch.arange(histories.shape[1], device=histories.device) < lengths.unsqueeze(1)
     rows, _ = (inside & (histories > 0)).nonzero(as_tuple=True)
     chosen = histories[inside & (histories > 0)]
-    met = _pairs(rows.cpu().numpy(), chosen.cpu().numpy(), (len(histories), len(items)))
+    met = pair_matrix(rows.cpu().numpy(), chosen.cpu().numpy(), (len(histories), len(items)), np.float32)
     own = items.cpu()
     vectors = solved(met, own) if solves else torch.from_numpy(met @ own.numpy())
     return normalize(vectors, dim=1).to(items)

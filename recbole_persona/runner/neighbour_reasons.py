@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from recbole_persona.lm.user_vectors import choices
+from recbole_persona.data.training_part import training_matrix
 from recbole_persona.runner.people import KnownUsers, items_to_explain
 
 CHOSE = 5  # items of a neighbour that are shown, those in common first
@@ -30,7 +30,7 @@ def neighbour_reasons(loaded, people, topk, items, texts) -> list[dict]:
     order = np.argsort(-weights.mean(axis=0), kind="stable")
     near, weights = near[order], weights[:, order]
 
-    met = choices(loaded.train_data._dataset)
+    met = training_matrix(loaded.train_data._dataset)
     known = isinstance(people, KnownUsers)
     own = met.indices[met.indptr[people.ids[0]] : met.indptr[people.ids[0] + 1]] if known else people.history()
     neighbours = []

@@ -14,13 +14,14 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import EvaluatorType, get_trainer
 from tqdm import tqdm
 
+from recbole_persona.data.training_part import training_matrix
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.candidates import scores_of
 from recbole_persona.evaluate.collector import Collector
 from recbole_persona.evaluate.passes import Pass, passes
 from recbole_persona.evaluate.per_user import case_table
 from recbole_persona.evaluate.reranking import blended, calibrated, mmr, proportional
-from recbole_persona.evaluate.ruler import svd_vectors, tastes, training_matrix
+from recbole_persona.evaluate.ruler import svd_vectors, tastes
 from recbole_persona.runner.training import load, protocol
 from recbole_persona.runs import RunFolder, commit, config_hash, split_hash, versions
 
