@@ -130,7 +130,8 @@ def _row(board: Board, part: Part, row: Row, done: Finished | None, metrics) -> 
     valid = [metric for metric in first["best_valid"] if metric in metrics]
     described["valid"] = {m: _number(np.mean([result["best_valid"][m] for result in done.results])) for m in valid}
     described["cost"] = _cost(done)
-    described["curves"] = [_curve(result) for result in done.results]
+    if part.again is None:
+        described["curves"] = [_curve(result) for result in done.results]
     described["budget"] = {
         "minutes": round(sum(sum(result["seconds"].values()) for result in done.results) / 60, 3),
         "epochs": sum(result["epochs"] for result in done.results),
