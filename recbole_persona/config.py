@@ -22,7 +22,7 @@ from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType, argument_list
 
 from recbole_persona.errors import UserError, one_sentence
-from recbole_persona.registry import METRICS, TEXT, canonical_name, model_entry
+from recbole_persona.registry import METRICS, TEXT, canonical_name, model_entry, registered_names
 from recbole_persona.settings import check_values
 from recbole_persona.upstream import replace_everywhere
 
@@ -94,13 +94,17 @@ class Config(_RecboleConfig):
         # RecBole special-cases some names (DIN); ours must not meet its files, so the upstream body sees no name of ours.
         upstream_name = "" if entry else model.rpartition(":")[2]
         super()._load_internal_config_dict(upstream_name, model_class, dataset)
-        overlays = ["overall"] + ([f"model/{entry[0]}"] if entry else []) + [f"dataset/{dataset}"]
-        for name in overlays:
+        own = [entry[0]] if entry else []
+        bases = [name for name in registered_names(model_class) if name not in own]
+        self._add_shipped("overall", *(f"model/{name}" for name in bases))
+        self.internal_config_dict.update(_own(getattr(model_class, "config_defaults", {})))
+        self._add_shipped(*(f"model/{name}" for name in own), f"dataset/{dataset}")
+
+    def _add_shipped(self, *names):
+        for name in names:
             file = shipped("properties") / f"{name}.yaml"
             if file.is_file():
                 self.internal_config_dict.update(read_yaml(file, self.yaml_loader))
-            if name == "overall":
-                self.internal_config_dict.update(_own(getattr(model_class, "config_defaults", {})))
 
     def _set_default_parameters(self):
         self._check_keys()

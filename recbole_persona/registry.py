@@ -95,6 +95,13 @@ def register_metric(name, path, *, type, needs, smaller=False) -> None:
         register.smaller_metrics.append(name)
 
 
+def registered_names(model_class) -> list[str]:
+    """The names under which a class and its bases are entered here, the furthest base first."""
+    names = {entry.path: name for name, entry in MODELS.items()}
+    paths = (f"{base.__module__}:{base.__qualname__}" for base in reversed(model_class.__mro__))
+    return [names[path] for path in paths if path in names]
+
+
 def import_path(path: str):
     """The object at ``package.module:Name``."""
     module, _, name = path.partition(":")

@@ -34,3 +34,18 @@ def small_pod(data, name="PeaPOD", seed=0, **settings):
         if name == "user_vectors":
             buffer.data = buffer.double()
     return model.eval(), loaders
+
+
+def epoch_losses(model, loader, rate, epochs=6) -> list[float]:
+    """Trains what is not frozen, in single precision; the mean loss of each epoch."""
+    optimiser = torch.optim.Adam([value for value in model.float().parameters() if value.requires_grad], rate)
+    means = []
+    for _ in range(epochs):
+        losses = []
+        for batch in loader:
+            optimiser.zero_grad()
+            losses.append(model.calculate_loss(batch))
+            losses[-1].backward()
+            optimiser.step()
+        means.append(torch.stack(losses).mean().item())
+    return means

@@ -64,6 +64,21 @@ def test_our_model_file_stands_between_overall_and_data_set():
     }
 
 
+def test_a_model_begins_with_the_file_of_the_one_that_it_extends():
+    base, own = (
+        yaml.safe_load((shipped("properties") / f"model/{name}.yaml").read_text()) for name in ("POD", "PeaPOD")
+    )
+    assert not base.keys() & own.keys()
+    made = config("PeaPOD")
+    assert made["backbone"] == base["backbone"] and made["n_heads"] == own["n_heads"]
+
+    class Warmer(recbole_persona.registry.get_model("AMPCF")):
+        config_defaults = {"n_personas": 7}
+
+    made, plain = config(Warmer), config("AMPCF")
+    assert made["n_personas"] == 7 and made["embedding_size"] == plain["embedding_size"]
+
+
 def test_files_are_read_as_recbole_reads_them(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("learning_rate: 1e-3\nweight_decay: .5\nload_col: {inter: [user_id, item_id]}\n")

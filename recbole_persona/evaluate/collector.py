@@ -81,7 +81,7 @@ class Collector(RecboleCollector):
     def texts(self, model, loader) -> DataStruct:
         """What text metrics need of a part, in place of the batches (:mod:`recbole_persona.evaluate.text_pass`)."""
         self.last = DataStruct()
-        found = text_pass.from_model(self.config, model, loader, self.register.need, self.device)
+        found = text_pass.from_model(self.config, model, loader, self.register.need)
         for name, value in {**self.data_struct._data_dict, **found}.items():
             self.last.set(name, value)
         return self.last

@@ -3,7 +3,7 @@
 Into RecBole's data struct go, each (n,), in the order of the rows:
 
 - ``text.generated``, ``text.reference``: lists of str;
-- ``text.rows``, ``text.users``, ``text.items``: arrays of int64: number of the row in its part, internal ids;
+- ``text.users``, ``text.items``: arrays of int64, internal ids;
 - ``text.feature``: list of str, what the reference is about, ``""`` for none;
 - ``text.rating``: array of float64;
 
@@ -71,48 +71,84 @@ def _rating_field(config, dataset) -> str:
     return field
 
 
+class HeldOutTexts:
+    """The rows of a part that have a text, in their order.
+
+    Args:
+        loader: of the part; its batches are not used, all its rows are.
+        reader: what reads the texts, as the beginning of a sentence.
+
+    Attributes:
+        users, items: (n,) arrays of int64, internal ids.
+
+    Raises:
+        UserError: the data set has no such texts, or no row has one.
+    """
+
+    def __init__(self, config, loader, reader):
+        self.config, self.loader, self.dataset = config, loader, loader._dataset
+        feat, field = self.dataset.inter_feat, config["explanation_field"]
+        self.store = text_store(self.dataset, field, reader)
+        self.places = (feat[field] > 0).nonzero().squeeze(1)
+        if not len(self.places):
+            raise UserError(
+                f"No held-out row of {self.dataset.dataset_name!r} has a text {field!r} to compare with; change the split."
+            )
+        self.feat = feat[self.places]
+        self.users, self.items = (self.feat[name].numpy() for name in (self.dataset.uid_field, self.dataset.iid_field))
+
+    def __len__(self):
+        return len(self.places)
+
+    def rows(self, numbers):
+        """The batch of some of the rows (B,), on the device."""
+        some = self.dataset[self.places[torch.as_tensor(numbers)]]
+        return self.loader.transform(self.dataset, some).to(self.config["device"])
+
+    def references(self, numbers) -> list[str]:
+        """The texts of some of the rows (B,)."""
+        return self.store[self.feat[self.config["explanation_field"]][numbers]]
+
+    def features(self, numbers) -> list[str]:
+        """What they are about, ``""`` for none."""
+        field = feature_field(self.config, self.dataset)
+        tokens = self.dataset.field2id_token[field]
+        return ["" if one == 0 else str(tokens[one]) for one in self.feat[field][numbers].tolist()]
+
+    def ratings(self, numbers) -> np.ndarray:
+        """(B,) float64."""
+        return self.feat[_rating_field(self.config, self.dataset)][numbers].double().numpy()
+
+
 @torch.no_grad()
-def from_model(config, model, loader, needs, device) -> dict:
+def from_model(config, model, loader, needs) -> dict:
     """What the metrics need of the held-out rows with a text, and what the model writes for them, by name.
 
     Args:
         model: has ``generate(interaction, task) -> list of str``.
-        loader: of the part; its batches are not used, all its rows are.
+        loader: of the part.
         needs: function name -> bool.
 
     Raises:
         UserError: the model writes nothing, or no row has a text.
     """
-    dataset = loader._dataset
-    feat, field = dataset.inter_feat, config["explanation_field"]
-    store = text_store(dataset, field, "A text metric")
+    held_out = HeldOutTexts(config, loader, "A text metric")
     if not hasattr(model, "generate"):
         raise UserError(f"{type(model).__name__} writes no texts, which the metrics ask for (it has no generate()).")
-    places = feat[field]
-    rows = (places > 0).nonzero().squeeze(1)
-    if not len(rows):
-        raise UserError(
-            f"No held-out row of {dataset.dataset_name!r} has a text {field!r} to compare with; change the split."
-        )
-    generated = []
-    for some in rows.split(config["text_batch_size"]):
-        batch = loader.transform(dataset, dataset[some])
-        written = model.generate(batch.to(device), task="explanation")
+    generated, every = [], torch.arange(len(held_out))
+    for some in every.split(config["text_batch_size"]):
+        written = model.generate(held_out.rows(some), task="explanation")
         if len(written) != len(some):
             raise UserError(f"{type(model).__name__}.generate() wrote {len(written)} texts for {len(some)} rows.")
         generated += written
     found = {
         "text.generated": generated,
-        "text.reference": store[places[rows]],
-        "text.rows": rows.numpy(),
-        "text.users": feat[dataset.uid_field][rows].numpy(),
-        "text.items": feat[dataset.iid_field][rows].numpy(),
+        "text.reference": held_out.references(every),
+        "text.users": held_out.users,
+        "text.items": held_out.items,
     }
     if needs("text.feature"):
-        names = dataset.field2id_token[feature_field(config, dataset)]
-        found["text.feature"] = [
-            "" if one == 0 else str(names[one]) for one in feat[config["feature_field"]][rows].tolist()
-        ]
+        found["text.feature"] = held_out.features(every)
     if needs("text.rating"):
-        found["text.rating"] = feat[_rating_field(config, dataset)][rows].double().numpy()
+        found["text.rating"] = held_out.ratings(every)
     return found

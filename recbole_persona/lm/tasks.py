@@ -63,7 +63,7 @@ class Writer:
 
     def __init__(self, templates, tokens, pieces):
         self.pieces = pieces
-        self.parts = [[(kind, _literal(tokens, value)) for kind, value in parse(one)] for one in templates]
+        self.parts = [[(kind, Ragged.of([tokens(value)])) for kind, value in parse(one)] for one in templates]
 
     def write(self, template, rows) -> Prompts:
         """The prompts of one template (its number) for ``rows``: a dict of columns ``user`` (B,), ``item`` (B,), ``history``
@@ -160,7 +160,3 @@ def column_texts(dataset, table, field, what):
         words = dataset.field2id_token[field]
         return [" ".join(words[row[row > 0]]) for row in values.view(len(values), -1).numpy()]
     return [" ".join(f"{number:g}" for number in row) for row in values.view(len(values), -1).tolist()]
-
-
-def _literal(tokens, text):
-    return Ragged.of([tokens(text)])

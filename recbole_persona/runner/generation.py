@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from recbole_persona.data.texts import text_store
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.protocols import config_with
+from recbole_persona.evaluate.text_pass import HeldOutTexts
 from recbole_persona.lm.sampling import NucleusSampling, row_numbers
 from recbole_persona.lm.tasks import TASKS
 from recbole_persona.models.language import LanguageRecommender
@@ -192,41 +192,21 @@ class Pairs:
         return {}
 
 
-class HeldOut:
+class HeldOut(HeldOutTexts):
     """The rows of the validation or test part that have a text; a model reads the history before each."""
 
     def __init__(self, loaded, split):
         if split not in PARTS:
             raise UserError(f"split is one of {', '.join(PARTS)}, not {split!r}.")
-        self.config = loaded.config
-        self.loader = loaded.test_data if split == "test" else loaded.valid_data
-        self.dataset = self.loader._dataset
-        field, feat = self.config["explanation_field"], self.dataset.inter_feat
-        self.store = text_store(self.dataset, field, "--split")
-        self.places = (feat[field] > 0).nonzero().squeeze(1)
-        if not len(self.places):
-            raise UserError(f"No row of the {split} part of {self.dataset.dataset_name} has a text {field!r}.")
-        self.users, self.items = (
-            feat[name][self.places].numpy() for name in (self.dataset.uid_field, self.dataset.iid_field)
-        )
-
-    def __len__(self):
-        return len(self.places)
-
-    def rows(self, numbers):
-        some = self.dataset[self.places[torch.from_numpy(numbers)]]
-        return self.loader.transform(self.dataset, some).to(self.config["device"])
+        super().__init__(loaded.config, loaded.test_data if split == "test" else loaded.valid_data, "--split")
 
     def known(self, numbers) -> dict:
         """The reference, and what the run loads besides, by name, a list each."""
-        places, feat, dataset = self.places[torch.from_numpy(numbers)], self.dataset.inter_feat, self.dataset
-        found = {"reference": self.store[feat[self.config["explanation_field"]][places]]}
-        feature, rating = self.config["feature_field"], self.config["RATING_FIELD"]
-        if feature in feat and feature in dataset.field2id_token:
-            tokens = dataset.field2id_token[feature]
-            found["feature"] = ["" if one == 0 else str(tokens[one]) for one in feat[feature][places].tolist()]
-        if rating in feat:
-            found["rating"] = feat[rating][places].tolist()
+        found, feature = {"reference": self.references(numbers)}, self.config["feature_field"]
+        if feature in self.feat and feature in self.dataset.field2id_token:
+            found["feature"] = self.features(numbers)
+        if self.config["RATING_FIELD"] in self.feat:
+            found["rating"] = self.ratings(numbers).tolist()
         return found
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from recbole_persona.runner.neighbour_reasons import explains_by_neighbours
-from recbole_persona.runner.people import items_to_explain
 from recbole_persona.runner.ranking import is_sequential
 
 NAMED = 3  # items of the history in a sentence
@@ -17,13 +16,14 @@ def explains_by_history(loaded) -> bool:
 
 
 @torch.no_grad()
-def history_reasons(loaded, people, topk, items, texts) -> list[dict]:
-    """The reasons for the first of the people; fields: :func:`recbole_persona.runner.inference.explain`."""
-    dataset, first = loaded.dataset, np.zeros(1, dtype=np.int64)
-    chosen, heads = items_to_explain(loaded, people, topk, items, texts)
-    if not len(chosen):
-        return []
-    pairs = people.pairs(np.repeat(first, len(chosen)), chosen)
+def history_reasons(loaded, people, chosen, heads, texts) -> list[dict]:
+    """The reasons for the first of the people; fields: :func:`recbole_persona.runner.inference.explain`.
+
+    Args:
+        chosen, heads: of :func:`recbole_persona.runner.people.items_to_explain`.
+    """
+    dataset = loaded.dataset
+    pairs = people.pairs(np.zeros(len(chosen), dtype=np.int64), chosen)
     explanation = loaded.model.explain(pairs)
     length = int(pairs[dataset.item_list_length_field][0])
     read = pairs[dataset.item_id_list_field][0, :length].cpu().numpy()

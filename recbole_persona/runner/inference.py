@@ -149,9 +149,13 @@ def explain(
         raise UserError("Name one user to explain for, or a history.")
     loaded = _load_with_reasons(run_dir, config_dict)
     people = find_people(loaded, None if user is None else [user], history, skip_unknown)
-    reasons = history_reasons if explains_by_history(loaded) else _explained
+    texts = item_texts(loaded.config, title_field, class_field)
+    chosen, heads = items_to_explain(loaded, people, topk, items, texts)
+    if not len(chosen):
+        return []
+    reasons = history_reasons if explains_by_history(loaded) else _persona_reasons
     reasons = neighbour_reasons if explains_by_neighbours(loaded) else reasons
-    return reasons(loaded, people, topk, items, item_texts(loaded.config, title_field, class_field))
+    return reasons(loaded, people, chosen, heads, texts)
 
 
 def check_explanations(run_dir, user, items, config_dict=None) -> pd.DataFrame:
@@ -179,11 +183,10 @@ def _load_with_reasons(run_dir, config_dict):
 
 
 @torch.no_grad()
-def _explained(loaded, people, topk, items, texts) -> list[dict]:
-    """The reasons of :func:`explain` for the first of the people."""
-    dataset, first = loaded.dataset, np.zeros(1, dtype=np.int64)
-    chosen, heads = items_to_explain(loaded, people, topk, items, texts)
-    weights = people.explain(np.repeat(first, len(chosen)), chosen).weights  # (N, K)
+def _persona_reasons(loaded, people, chosen, heads, texts) -> list[dict]:
+    """The reasons of :func:`explain` for the first of the people; ``chosen, heads`` are those of :func:`items_to_explain`."""
+    dataset = loaded.dataset
+    weights = people.explain(np.zeros(len(chosen), dtype=np.int64), chosen).weights  # (N, K)
 
     history = people.history()
     shares, because = persona_histories(loaded.model, people, history)

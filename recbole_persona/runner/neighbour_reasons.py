@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from recbole_persona.data.training_part import training_matrix
-from recbole_persona.runner.people import KnownUsers, items_to_explain
+from recbole_persona.runner.people import KnownUsers
 
 CHOSE = 5  # items of a neighbour that are shown, those in common first
 
@@ -15,13 +15,14 @@ def explains_by_neighbours(loaded) -> bool:
 
 
 @torch.no_grad()
-def neighbour_reasons(loaded, people, topk, items, texts) -> list[dict]:
-    """The reasons for the first of the people; fields: :func:`recbole_persona.runner.inference.explain`."""
-    dataset, first = loaded.dataset, np.zeros(1, dtype=np.int64)
-    chosen, heads = items_to_explain(loaded, people, topk, items, texts)
-    if not len(chosen):
-        return []
-    pairs = people.pairs(np.repeat(first, len(chosen)), chosen)
+def neighbour_reasons(loaded, people, chosen, heads, texts) -> list[dict]:
+    """The reasons for the first of the people; fields: :func:`recbole_persona.runner.inference.explain`.
+
+    Args:
+        chosen, heads: of :func:`recbole_persona.runner.people.items_to_explain`.
+    """
+    dataset = loaded.dataset
+    pairs = people.pairs(np.zeros(len(chosen), dtype=np.int64), chosen)
     scores = loaded.model.predict(pairs).tolist()  # beam search has none for most of the items that can be named
     attended = loaded.model.attended(pairs)
     present = attended.neighbours[0] > 0
