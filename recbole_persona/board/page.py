@@ -235,7 +235,6 @@ def _cost(rows) -> list[str]:
         " model",
         "parameters",
         "epochs",
-        "steps",
         "training, s",
         "evaluation, ms a user",
         "peak memory, MiB",
@@ -250,8 +249,7 @@ def _cost(rows) -> list[str]:
             [
                 row["name"],
                 f"{cost['n_parameters']:,}",
-                f"{cost['epochs']:g}",
-                f"{cost['steps']:,.0f}" if cost.get("steps") else "",
+                f"{cost['epochs']:g}" + (f" ({cost['steps']:,.0f} steps)" if cost.get("steps") else ""),
                 f"{cost['train_seconds']:.1f}",
                 f"{cost['evaluate_ms_per_user']:.2f}",
                 "" if cost["peak_mib"] is None else f"{cost['peak_mib']:.0f}",
@@ -259,10 +257,7 @@ def _cost(rows) -> list[str]:
                 f"{budget['minutes']:.1f}",
             ]
         )
-    text = (
-        "Means over seeds (memory: their median); a step is a batch; minutes in all: every seed, and the search where "
-        "there was one."
-    )
+    text = "Means over seeds (memory: their median); minutes in all: every seed, and the search where there was one."
     return ["### Cost", "", text, "", *_grid(head, body), ""]
 
 
