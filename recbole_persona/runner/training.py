@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from logging import getLogger
 from typing import Any, NamedTuple
 
+import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.logger import RemoveColorFilter
@@ -167,6 +168,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
                 "best_valid": {key: float(value) for key, value in (best_valid or {}).items()},
                 "test": {key: float(value) for key, value in test.items()},
                 "config_hash": config_hash(config),
+                "device": _device_name(config["device"]),
                 "versions": versions(),
                 "commit": commit(),
             }
@@ -185,6 +187,11 @@ def _returned(folder, config) -> dict:
         "run_dir": str(folder.path),
         "result": result,
     }
+
+
+def _device_name(device) -> str:
+    """What the run's seconds were spent on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def _statistics(dataset, parts) -> dict[str, int]:

@@ -61,6 +61,17 @@ def _written_to(run_dir, config):
         yield
 
 
+@contextmanager
+def _half_precision(config):
+    """``enable_amp`` on CUDA means bfloat16, as it does on a CPU; float16 with ``enable_scaler``, which it cannot do without."""
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_dtype("cuda", torch.float16 if config["enable_scaler"] else torch.bfloat16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_dtype("cuda", before)
+
+
 class _Events:
     """TensorBoard's writer, made when the first event is written: testing a finished run writes none."""
 
@@ -153,7 +164,7 @@ class RunTrainer:
         if self._resumed:
             self._continue_random_numbers(self._resumed)
         self._since = time.perf_counter()
-        with self._interruptible():
+        with self._interruptible(), _half_precision(self.config):
             result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
             if self._keeps_state and self._epoch is not None:
                 if not Path(self.saved_model_file).is_file():  # no validation, or none that gave a number
