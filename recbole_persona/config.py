@@ -133,7 +133,9 @@ class Config(_RecboleConfig):
         if self.final_config_dict["use_gpu"] is False:
             self.final_config_dict["gpu_id"] = ""  # RecBole documents use_gpu and asks gpu_id alone
         super()._init_device()
-        if self.final_config_dict["use_gpu"] is False:  # a run on the CPU takes no GPU away from the next of the process
+        if (
+            self.final_config_dict["use_gpu"] is False
+        ):  # a run on the CPU takes no GPU away from the next of the process
             os.environ.pop("CUDA_VISIBLE_DEVICES")
             if visible is not None:
                 os.environ["CUDA_VISIBLE_DEVICES"] = visible

@@ -16,6 +16,7 @@ LOADED = {
 }
 SMALL = {
     "use_gpu": False,
+    "user_fields": None,
     "train_batch_size": 64,
     "embedding_size": 4,
     "mlp_hidden_size": [8, 6],

@@ -66,7 +66,7 @@ def compare(ours, baseline, test="permutation", n_resamples=9999, level=0.95, se
         raise UserError(f"The test is one of {', '.join(TESTS)}, not {test!r}.")
     _check_level(level)
     ours, baseline = _paired(pd.Series(ours, dtype=float), pd.Series(baseline, dtype=float))
-    differences = (ours - baseline).dropna().to_numpy()
+    differences = (ours - baseline).dropna().to_numpy(copy=True)
     differences[np.abs(differences) < _ROUNDING] = 0.0  # the signed ranks would count it in full
     n = len(differences)
     if n < 2:
