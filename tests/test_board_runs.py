@@ -67,7 +67,9 @@ def test_a_changed_row_makes_new_cells_and_equal_rows_share_them(board):
 
 def test_corpus_metrics_are_bootstrapped_and_auc_is_not_tested(tmp_path):
     protocol = PROTOCOL | {"metrics": ["NDCG", "ItemCoverage", "GAUC", "AUC"], "value_mode": "uni5"}
-    rows, _ = ran(written(tmp_path, [BPR, POP], baseline="BPR", protocol=protocol))
+    rows, _ = ran(written(tmp_path, [BPR, POP], baseline="BPR", protocol=protocol, splits={"history_length": 2}))
+    (group,) = rows["Pop"]["splits"]["history_length"]  # in these data all are alike
+    assert set(group["metrics"]) == {"ndcg@3", "gauc"} and 0 < group["metrics"]["gauc"]["mean"] < 1
     found = rows["Pop"]["comparisons"]
     assert found["itemcoverage@3"]["test"] == found["gauc"]["test"] == "bootstrap"
     assert found["ndcg@3"]["test"] == "permutation" and "auc" not in found and rows["Pop"]["metrics"]["auc"]["n"] == 2

@@ -262,7 +262,8 @@ def _add_groups(board, part, rows, finished, metrics):
         return
     own = {row.name: row.against or board.baseline for row in part.rows}
     metrics = [m for m in metrics if all(m in table for row in finished.values() for table in row.tables)]
-    metrics = [metric for metric in metrics if metric.partition("@")[0] not in CORPUS]
+    # A group's GAUC counts its users alike; the other metrics of a whole are no means of users' values.
+    metrics = [metric for metric in metrics if metric == "gauc" or metric.partition("@")[0] not in CORPUS]
     if not metrics:
         return
     values = {name: {m: average_seeds(row.tables, m) for m in metrics} for name, row in finished.items()}
