@@ -23,6 +23,7 @@ from recbole.utils import get_model, init_seed
 from timing import in_turn, peak_memory, quotients, resident, row, spread, write
 
 from recbole_persona.config import Config
+from recbole_persona.runner.memory import give_back_memory
 
 ITEMS, EACH, TASTES = 12_000, 8, 200
 MODELS = ("POD", "PeaPOD")
@@ -98,6 +99,7 @@ def print_memory(arguments):
 
     before = resident()
     making = peak_memory(make)
+    give_back_memory()  # as a run does
     held = resident() - before
     print(json.dumps({"making": making, "working": held + peak_memory(work)}))
 

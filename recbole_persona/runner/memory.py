@@ -24,7 +24,7 @@ class PeakMemory:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(self._cuda)
             return
-        _give_back()
+        give_back_memory()  # else the run lives in what an earlier one of the process has freed
         self._before = psutil.Process().memory_info().rss
         try:
             _CLEAR.write_text("5")
@@ -38,8 +38,8 @@ class PeakMemory:
         return (_peak_resident() - self._before) / 2**20
 
 
-def _give_back() -> None:
-    """Return freed memory to the system (glibc): else a run lives in what an earlier one of the process has freed."""
+def give_back_memory() -> None:
+    """Return freed memory to the system (glibc), which keeps what was freed in small pieces for the process."""
     gc.collect()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)

@@ -20,7 +20,7 @@ from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
-from recbole_persona.runner.memory import PeakMemory
+from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.settings import check_valid_metric
@@ -133,6 +133,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
         logger.info(dataset)
         folder.write_ids(dataset)
         model = _model(config, datasets[0])
+        give_back_memory()  # what a model takes while it is made (a graph of neighbours) can be as large as itself
         logger.info(model)
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         if resume and folder.state_file.is_file():
