@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,6 +15,7 @@ from scipy import stats
 from tiny import interactions
 
 from recbole_persona.board.leaderboard import leaderboard
+from recbole_persona.cli.leaderboard import print_rows
 from recbole_persona.evaluate.significance import average_seeds, compare, holm
 from recbole_persona.runs import RunFolder, read_json
 
@@ -243,3 +245,15 @@ def test_pictures_without_matplotlib_name_the_extra(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r'pip install "recbole_persona\[plots\]"'):
         leaderboard(place / "personas.yaml", print_only=True)
+
+
+def test_the_screen_shows_what_fits_and_first_what_rows_are_ranked_by(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    metrics = {f"ndcg@{k}": {"mean": k / 100} for k in range(10, 30)}
+    print_rows(
+        "tiny", [{"name": "BPR", "status": "run", "metrics": metrics, "best_against_second": {"metric": "ndcg@25"}}]
+    )
+    shown = capsys.readouterr().out
+    heads = re.findall(r"ndcg@\d+", shown)
+    assert heads[:2] == ["ndcg@25", "ndcg@10"] and f"{20 - len(heads)} more metrics are on the page." in shown
+    assert max(map(len, shown.splitlines())) <= 80

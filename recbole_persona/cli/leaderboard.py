@@ -5,8 +5,9 @@ command goes on where a killed one stood. docs/leaderboard.md says what stands i
 """
 
 import argparse
+from itertools import accumulate
 
-from recbole_persona.cli.tables import print_table
+from recbole_persona.cli.tables import print_table, screen_width
 
 
 def add_arguments(parser) -> None:
@@ -47,8 +48,13 @@ def main(arguments) -> int:
 
 
 def print_rows(dataset, rows) -> None:
-    """The means of one data set's rows."""
-    metrics = next((list(row["metrics"]) for row in rows if row["metrics"]), [])
+    """The means of one data set's rows, of as many metrics as the screen is wide enough for."""
+    known = next((list(row["metrics"]) for row in rows if row["metrics"]), [])
+    ranked_by = next((row["best_against_second"]["metric"] for row in rows if "best_against_second" in row), None)
+    known.sort(key=lambda metric: metric != ranked_by)
+    room = screen_width() - max((len(row["name"]) for row in rows), default=0) - 24  # rank, status, lines
+    fitting = sum(width <= room for width in accumulate(max(len(metric), 6) + 3 for metric in known))
+    metrics = known[: max(1, fitting)]
     lines = []
     for row in rows:
         means = [row["metrics"].get(metric, {}).get("mean") for metric in metrics]
@@ -56,3 +62,5 @@ def print_rows(dataset, rows) -> None:
         lines.append((row.get("rank", ""), row["name"], row["status"], *values))
     columns = {"#": "right", "row": "left", "status": "left", **dict.fromkeys(metrics, "right")}
     print_table(dataset, columns, lines)
+    if len(metrics) < len(known):
+        print(f"{len(known) - len(metrics)} more metrics are on the page.")
