@@ -224,10 +224,19 @@ def test_a_changed_config_changes_no_other():
 
 @pytest.mark.parametrize(
     ("shell", "settings", "seen"),
-    [(None, {}, "0"), ("3", {}, "3"), ("3", {"gpu_id": 1}, "1"), (None, {"use_gpu": False}, "")],
+    [
+        (None, {}, "0"),
+        ("3", {}, "3"),
+        ("3", {"gpu_id": 1}, "1"),
+        (None, {"use_gpu": False}, ""),
+        ("3", {"use_gpu": False}, "3"),
+    ],
 )
 def test_visible_devices(monkeypatch, shell, settings, seen):
-    """RecBole sets CUDA_VISIBLE_DEVICES to gpu_id; without a gpu_id of the user's, the shell's own setting stays."""
+    """RecBole sets CUDA_VISIBLE_DEVICES to gpu_id; without a gpu_id of the user's, the shell's own setting stays.
+
+    A run on the CPU leaves it alone: the next run of the process may want the GPU.
+    """
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shell or "")
     monkeypatch.setattr(recbole_persona.config, "_VISIBLE_AT_START", shell)
     config(**settings)

@@ -24,7 +24,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.train.checkpoint import load_model_state, save_model_state
 from recbole_persona.train.outside import changed_since, put_back, remember
 from recbole_persona.train.random_state import generator_states, process_state, set_generator_states, set_process_state
-from recbole_persona.train.trainer import resumable
+from recbole_persona.train.trainer import _half_precision, resumable
 from recbole_persona.upstream.files import load_tree, save_tree
 
 
@@ -450,6 +450,16 @@ def test_resuming_on_a_gpu(name, data, tmp_path):
     again, loaders = make(model, stage, data, tmp_path / "half", epochs=4)
     again.resume()
     assert next(again.model.parameters()).is_cuda and resume_runs.finish(again, loaders) == expected
+
+
+def test_mixed_precision_is_bfloat16_on_a_gpu_too(bpr):
+    """Where losses are scaled it is float16, as RecBole has it; outside of training nothing is changed."""
+    before, seen = torch.get_autocast_dtype("cuda"), []
+    trainer, loaders = bpr(enable_amp=True, epochs=1)
+    fit(trainer, loaders, callback_fn=lambda epoch, score: seen.append(torch.get_autocast_dtype("cuda")))
+    with _half_precision({"enable_scaler": True}):
+        seen.append(torch.get_autocast_dtype("cuda"))
+    assert seen == [torch.bfloat16, torch.float16] and torch.get_autocast_dtype("cuda") == before
 
 
 def test_a_trainer_of_a_user_gains_the_same(bpr, tmp_path):
