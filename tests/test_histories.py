@@ -233,7 +233,7 @@ def test_stable_order(values):
     assert np.array_equal(stable_order(values), np.argsort(values, kind="stable"))
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", [*VIEWS, "newest 1", "newest 3", "newest 40"])
 def test_views_of_held_out_histories(view):
     changes = {"MAX_ITEM_LIST_LENGTH": 9}
     _, plain = parts(config_of(**changes))
@@ -252,10 +252,18 @@ def test_views_of_held_out_histories(view):
             if view == "shuffled":
                 assert sorted(shown) == sorted(history)
                 moved += shown != history
+            elif view[-1].isdigit():
+                assert shown == history[-int(view.split()[1]) :]
             else:
                 expected = {"reversed": history[::-1], "newest half": history[-half:], "oldest half": history[:half]}
                 assert shown == expected.get(view, history)
     assert (moved > 350) == (view == "shuffled")
+
+
+@pytest.mark.parametrize("view", ["newest", "newest 0", "newest -2", "sorted"])
+def test_views_that_there_are_not(view):
+    with pytest.raises(UserError, match="eval_history is one of in order, .*, or newest N with a number, not"):
+        parts(config_of(eval_history=view))
 
 
 def test_shuffled_histories_are_even():

@@ -6,6 +6,7 @@ models get their data so, RecBole's own too: the same rows, in the same order, w
 """
 
 import importlib
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from recbole_persona.upstream.repair import around
 
 END = "history_end"  # column of the places; part of no batch
 VIEWS = ("in order", "shuffled", "reversed", "newest half", "oldest half")
+NEWEST = re.compile("newest ([1-9][0-9]*)")  # a view with a number
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Histories:
         fields: name of a list column -> the column of ``flat`` that it is made of.
         longest: ``MAX_ITEM_LIST_LENGTH``.
         length_field: name of the column with the lengths.
-        view: what is shown of a history, one of ``VIEWS``.
+        view: what is shown of a history, one of ``VIEWS``, or ``newest N``: at most so many.
         seed: of ``shuffled``, whose order depends on it and on the row alone.
     """
 
@@ -68,12 +70,14 @@ class Histories:
 
     def shown(self, length):
         """(B,) how much of histories of some lengths the view shows; of an odd number the halves share the middle."""
+        if number := NEWEST.fullmatch(self.view):
+            return length.clamp(max=int(number[1]))
         return length - length // 2 if self.view.endswith("half") else length
 
     def places(self, end, length, width=None):
         """Mask (B, width) of what is inside the histories, and places (B, width) in the flat table, 0 outside."""
         shown = self.shown(length).unsqueeze(1)
-        start = (end - shown.squeeze(1) if self.view == "newest half" else end - length).unsqueeze(1)
+        start = (end - shown.squeeze(1) if self.view.startswith("newest") else end - length).unsqueeze(1)
         steps = torch.arange(self.longest if width is None else width)
         inside = steps < shown
         if self.view == "reversed":
@@ -165,7 +169,7 @@ class HistoryRows(Interaction):
         return Interaction({name: lists[name] if name in lists else self[name] for name in self.columns})
 
     def viewed(self, view, seed):
-        """These rows with another view of their histories, one of ``VIEWS``."""
+        """These rows with another view of their histories."""
         return HistoryRows(dict(self.interaction), replace(self.histories, view=view, seed=seed))
 
     def to(self, device, selected_field=None):
@@ -303,8 +307,8 @@ def install() -> None:
     def build(upstream, self):
         view = self.config["eval_history"] or VIEWS[0]  # RecBole's own Config does not know the key
         training, *held_out = upstream(self)
-        if view not in VIEWS:
-            raise UserError(f"eval_history is one of {', '.join(VIEWS)}, not {view!r}.")
+        if view not in VIEWS and not NEWEST.fullmatch(str(view)):
+            raise UserError(f"eval_history is one of {', '.join(VIEWS)}, or newest N with a number, not {view!r}.")
         for part in held_out if view != VIEWS[0] else ():
             part.inter_feat = part.inter_feat.viewed(view, self.config["split_seed"])
         return [training, *held_out]
