@@ -262,7 +262,7 @@ def test_views_of_held_out_histories(view):
 
 @pytest.mark.parametrize("view", ["newest", "newest 0", "newest -2", "sorted"])
 def test_views_that_there_are_not(view):
-    with pytest.raises(UserError, match="eval_history is one of in order, .*, or newest N with a number, not"):
+    with pytest.raises(UserError, match=r"eval_history is one of in order, .*, or newest N with a number, not"):
         parts(config_of(eval_history=view))
 
 
