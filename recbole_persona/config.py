@@ -12,6 +12,7 @@ import inspect
 import os
 import re
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -129,16 +130,11 @@ class Config(_RecboleConfig):
         """RecBole shows the process the device ``gpu_id`` alone; without that key, what the shell shows stays."""
         if "gpu_id" not in self.external_config_dict and _VISIBLE_AT_START is not None:
             self.final_config_dict["gpu_id"] = _VISIBLE_AT_START
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if self.final_config_dict["use_gpu"] is False:
+        on_cpu = self.final_config_dict["use_gpu"] is False
+        if on_cpu:
             self.final_config_dict["gpu_id"] = ""  # RecBole documents use_gpu and asks gpu_id alone
-        super()._init_device()
-        if (
-            self.final_config_dict["use_gpu"] is False
-        ):  # a run on the CPU takes no GPU away from the next of the process
-            os.environ.pop("CUDA_VISIBLE_DEVICES")
-            if visible is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        with patch.dict(os.environ) if on_cpu else nullcontext():  # the next run of the process may want the GPU
+            super()._init_device()
 
     def _check_metrics(self) -> list[str]:
         """The metrics as a list. Every one must exist; the error names the nearest."""

@@ -5,9 +5,10 @@ command goes on where a killed one stood. docs/leaderboard.md says what stands i
 """
 
 import argparse
+import shutil
 from itertools import accumulate
 
-from recbole_persona.cli.tables import print_table, screen_width
+from recbole_persona.cli.tables import print_table
 
 
 def add_arguments(parser) -> None:
@@ -52,7 +53,9 @@ def print_rows(dataset, rows) -> None:
     known = next((list(row["metrics"]) for row in rows if row["metrics"]), [])
     ranked_by = next((row["best_against_second"]["metric"] for row in rows if "best_against_second" in row), None)
     known.sort(key=lambda metric: metric != ranked_by)
-    room = screen_width() - max((len(row["name"]) for row in rows), default=0) - 24  # rank, status, lines
+    room = (
+        shutil.get_terminal_size().columns - max((len(row["name"]) for row in rows), default=0) - 24
+    )  # rank, status, lines
     fitting = sum(width <= room for width in accumulate(max(len(metric), 6) + 3 for metric in known))
     metrics = known[: max(1, fitting)]
     lines = []

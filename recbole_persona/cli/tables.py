@@ -41,8 +41,3 @@ def print_table(title: str, columns: dict[str, str], rows: list[tuple]) -> None:
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))  # brackets are text, not mark-up
     Console().print(table)
-
-
-def screen_width() -> int:
-    """Characters to a line."""
-    return Console().width
