@@ -45,6 +45,7 @@ _CAME_LATER = {
     "exact_time": False,
     "event_field": "event_type",
     "target_events": None,
+    "held_out_users": None,
     "eval_history": "in order",
     "text_fields": [],
     "explanation_field": "explanation",

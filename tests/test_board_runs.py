@@ -149,13 +149,17 @@ def test_a_half_deleted_run_folder_is_done_again_or_needs_nothing_more(finished,
 
 @pytest.mark.parametrize("lost", ["model.safetensors", "state"])
 def test_what_re_ranking_and_groups_need_of_a_half_deleted_run(board, lost):
-    """Re-ranking runs it again; groups of users are refused in a sentence that says what to delete."""
+    """Re-ranking runs it again; groups of users need no weights, and are refused in a sentence without the state."""
     before = results(board.parent)
     folder = cells(board)[0].path
     lose(folder, lost)
     file = written(board.parent, [BPR, POP], baseline="BPR", splits={"history_length": 2})
-    with pytest.raises(UserError, match=f"{folder} lacks its model or its state, .*; delete it and start again"):
-        ran(file)
+    if lost == "state":
+        with pytest.raises(UserError, match=f"{folder} is not the folder of a run; it lacks .*state/run.json"):
+            ran(file)
+    else:
+        (everybody,) = ran(file)[0]["BPR"]["splits"]["history_length"]
+        assert everybody["n"] == 40
     assert results(board.parent) == before
     mmr = {"name": "BPR + MMR", "rerank": {"of": "BPR", "method": "mmr", "weights": [0.5]}}
     rows, found = ran(written(board.parent, [BPR, POP, mmr], baseline="BPR", splits={"history_length": 2}))

@@ -5,7 +5,7 @@ import pandas as pd
 from recbole_persona.board.specification import Board
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.quantities import user_quantities
-from recbole_persona.runner import load
+from recbole_persona.runner.training import load_data
 
 QUANTITIES = ("history_length", "taste_entropy", "taste_entropy_excess", "taste_drift", "diversity")
 
@@ -37,8 +37,8 @@ def groups(board: Board, run_dir, users) -> dict[str, list[tuple[str, pd.Index]]
         return {}
     computed = None
     if any("file" not in split for split in board.splits.values()):
-        loaded = load(run_dir)
-        computed = user_quantities(loaded.config, loaded.train_data._dataset).set_index("user")
+        config, _, (train, *_) = load_data(run_dir)
+        computed = user_quantities(config, train._dataset).set_index("user")
     found = {}
     for name, split in board.splits.items():
         if "file" not in split and name not in computed:

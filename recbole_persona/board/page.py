@@ -258,6 +258,8 @@ def _cost(rows) -> list[str]:
             ]
         )
     text = "Means over seeds (memory: their median); minutes in all: every seed, and the search where there was one."
+    devices = dict.fromkeys(device for row in shown for device in row["cost"].get("devices", ()))
+    text += f" Seconds of {'; '.join(devices)}." if devices else ""
     return ["### Cost", "", text, "", *_grid(head, body), ""]
 
 

@@ -16,6 +16,7 @@ KEYS = (
     {
         "split_seed",
         "mask_history",
+        "held_out_users",
         "eval_history",
         "exact_time",
         "event_field",

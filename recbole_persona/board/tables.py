@@ -9,7 +9,7 @@ from recbole.evaluator import smaller_metrics
 from scipy import stats
 from tqdm import tqdm
 
-from recbole_persona.board.cells import Cell, loadable
+from recbole_persona.board.cells import Cell
 from recbole_persona.board.groups import groups
 from recbole_persona.board.protocol import compare_protocols
 from recbole_persona.board.published import read_published
@@ -155,6 +155,7 @@ def _cost(done) -> dict:
     first, seconds = done.results[0], [result["seconds"] for result in done.results]
     users = np.mean([table["user"].nunique() for table in done.tables])
     return {
+        "devices": sorted({result["device"] for result in done.results if "device" in result}),
         "train_seconds": round(float(np.mean([each["train"] for each in seconds])), 3),
         "evaluate_ms_per_user": round(float(np.mean([each["evaluate"] for each in seconds]) / max(users, 1) * 1000), 4),
         "epochs": float(np.mean([result["epochs"] for result in done.results])),
@@ -269,11 +270,6 @@ def _add_groups(board, part, rows, finished, metrics):
     values = {name: {m: average_seeds(row.tables, m) for m in metrics} for name, row in finished.items()}
     users = next(iter(values.values()))[metrics[0]].index
     run_dir = next(iter(finished.values())).trained[0]
-    if not loadable(run_dir):
-        raise UserError(
-            f"{run_dir} lacks its model or its state, and cannot be loaded to group the users; delete it and start again "
-            "to repeat that cell."
-        )
     for quantity, members in groups(board, run_dir, users).items():
         for name in finished:
             base = own[name] if own[name] in finished and own[name] != name else None

@@ -69,6 +69,8 @@ def describe(config) -> dict:
         "targets": _targets(config),
         "seen_items_masked": modes["test"] == "full" and masks_seen(config),
     }
+    if config["held_out_users"] is not None:
+        described["held_out_users"] = config["held_out_users"]
     if config["eval_history"] not in (None, "in order"):
         described["histories"] = config["eval_history"]
     sampled = next((mode for mode in (modes["test"], modes["valid"]) if mode[:3] in ("uni", "pop")), None)

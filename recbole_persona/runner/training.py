@@ -234,18 +234,29 @@ def load(run_dir, config_dict=None) -> Loaded:
     Raises:
         UserError: no complete run, a truncated file, or data that have changed since the run.
     """
+    config, dataset, loaders = load_data(run_dir, config_dict)
+    file = RunFolder(run_dir).model_file
+    with _quiet():
+        hand_back(config, loaders[0]._dataset, file)
+        model = _model(config, loaders[0]._dataset)
+    load_model_state(model, file)
+    model.eval()
+    return Loaded(config, model, dataset, *loaders)
+
+
+def load_data(run_dir, config_dict=None):
+    """The data of a finished run without its model, for which no weights are needed: ``(config, dataset, loaders)``.
+
+    Arguments and errors are those of :func:`load`.
+    """
     folder = RunFolder(run_dir)
     config = folder.config(config_dict)
     result = folder.result()
     with _quiet():
         dataset, loaders = _data(config)
-        if split_hash([loader._dataset for loader in loaders]) != result["split_hash"]:
-            raise UserError(f"The data set {config['dataset']!r} has changed since the run in {folder.path}.")
-        hand_back(config, loaders[0]._dataset, folder.model_file)
-        model = _model(config, loaders[0]._dataset)
-    load_model_state(model, folder.model_file)
-    model.eval()
-    return Loaded(config, model, dataset, *loaders)
+    if split_hash([loader._dataset for loader in loaders]) != result["split_hash"]:
+        raise UserError(f"The data set {config['dataset']!r} has changed since the run in {folder.path}.")
+    return config, dataset, loaders
 
 
 def evaluate_run(run_dir, config_dict=None):
