@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics.pairwise import cosine_similarity
 
 from recbole_persona.errors import UserError
 from recbole_persona.lm import item_codes
@@ -178,3 +179,16 @@ def test_items_with_alike_texts_have_alike_codes():
     assert len(set(symbols[[1, 2, 3, 7], 0])) == 1 and len(set(symbols[[4, 5, 6], 0])) == 1
     with pytest.raises(UserError, match="hold no words"):
         item_codes.text_vectors(["", ".", ","], 0)
+
+
+def test_what_items_are_stands_beside_who_chose_them():
+    """The cosine of two items is the mean of that by users and that by texts; who was never chosen has a text alone."""
+    chosen = met(60, 12).toarray()
+    chosen[:, 11] = 0
+    chosen, texts = sp.csr_array(chosen), ["", *(f"{'red' if i % 2 else 'blue'} shoe {i % 3}x" for i in range(1, 12))]
+    both = item_codes.semantic_vectors(chosen, texts, 0)
+    one, two = item_codes.collaborative_vectors(chosen, 0), item_codes.text_vectors(texts, 0)
+    cosines = [cosine_similarity(vectors[1:]) for vectors in (one, two, both)]
+    np.testing.assert_allclose(cosines[2][:10, :10], (cosines[0][:10, :10] + cosines[1][:10, :10]) / 2, atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(both[[1, 11]], axis=1), [2**0.5, 1])
+    np.testing.assert_allclose(item_codes.semantic_vectors(chosen, None, 0), one, atol=1e-9)

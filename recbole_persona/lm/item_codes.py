@@ -83,7 +83,7 @@ def item_codes(config, dataset):
     met = training_matrix(dataset)
     if kind == "collaborative":
         return collaborative_codes(met, seed)
-    return semantic_codes(text_vectors(texts, seed) if texts else collaborative_vectors(met, seed), seed)
+    return semantic_codes(semantic_vectors(met, texts, seed), seed)
 
 
 def _item_texts(config, dataset):
@@ -188,7 +188,7 @@ def semantic_codes(vectors, seed, levels=LEVELS, base=BASE) -> ItemCodes:
 
     A last place tells apart the items that share all levels.
     """
-    residual = vectors[1:] / np.maximum(np.linalg.norm(vectors[1:], axis=1, keepdims=True), 1e-12)
+    residual = _of_length_one(vectors[1:])
     found = []
     for level in range(levels):
         different = len(np.unique(residual.round(9), axis=0))
@@ -203,6 +203,16 @@ def semantic_codes(vectors, seed, levels=LEVELS, base=BASE) -> ItemCodes:
     among = np.empty(len(order), dtype=np.int64)
     among[order] = np.arange(len(order)) - first
     return _named(np.column_stack([codes, among]))
+
+
+def _of_length_one(vectors):
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def semantic_vectors(met, texts, seed) -> np.ndarray:
+    """(n_items, d): who chose an item, and beside it, of equal weight, what it is, where there are texts (n_items,)."""
+    chosen = collaborative_vectors(met, seed)
+    return np.hstack([_of_length_one(chosen), _of_length_one(text_vectors(texts, seed))]) if texts else chosen
 
 
 def collaborative_vectors(met, seed, size=SVD_SIZE) -> np.ndarray:
