@@ -47,6 +47,7 @@ _CAME_LATER = {
     "target_events": None,
     "held_out_users": None,
     "eval_history": "in order",
+    "user_dropout": 0.0,
     "text_fields": [],
     "explanation_field": "explanation",
     "feature_field": "feature",
