@@ -92,6 +92,11 @@ REFUSED = {
         {"datasets": {"ml-100k": {}, "again": {"again": "ml-100k", "config": {"epochs": 5}}}},
         "its config sets some of eval_args",
     ),
+    "a section with seeds of its own": (
+        [BPR],
+        {"datasets": {"ml-100k": {}, "again": {"again": "ml-100k", "seeds": [3], "config": {"topk": [5]}}}},
+        "names 3, with which ml-100k does not run",
+    ),
     "a data set whose search is none": (
         [BPR],
         {"datasets": {"ml-100k": {"tune": {"trails": 5}}}},

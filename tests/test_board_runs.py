@@ -273,18 +273,25 @@ def test_a_section_tests_runs_again_by_other_rules(tmp_path):
     sets = {
         "tiny": {"data_path": str(tmp_path / "data")},
         "tiny, nothing masked": {"again": "tiny", "config": {"mask_history": False}},
+        "tiny, shorter lists": {
+            "again": "tiny",
+            "config": {"topk": [2, 3]},
+            "seeds": [2],
+            "rows": ["Pop"],
+        },
     }
     mmr = {"name": "BPR + MMR", "rerank": {"of": "BPR", "method": "mmr", "weights": [0.5]}}
     file = written(tmp_path, [BPR, POP, mmr], baseline="Pop", datasets=sets, splits={"history_length": 2})
     _, found = ran(file)
     of = {(row["dataset"], row["name"]): row for row in found["rows"]}
-    assert ("tiny, nothing masked", "BPR + MMR") not in of and len(of) == 5
+    assert ("tiny, nothing masked", "BPR + MMR") not in of and len(of) == 6
+    assert of["tiny, shorter lists", "Pop"]["seeds"] == [2]
     first, again = of["tiny", "BPR"], of["tiny, nothing masked", "BPR"]
     assert (first["protocol"]["seen_items_masked"], again["protocol"]["seen_items_masked"]) == (True, False)
     assert again["metrics"]["ndcg@3"] != first["metrics"]["ndcg@3"] and again["split_hash"] == first["split_hash"]
     assert again["seeds"] == [1, 2] and again["comparisons"]["ndcg@3"]["n"] == first["comparisons"]["ndcg@3"]["n"]
     folders = [path for path in (tmp_path / "runs").glob("*-again-*")]
-    assert len(folders) == 4 and not any((path / "model.safetensors").exists() for path in folders)
+    assert len(folders) == 5 and not any((path / "model.safetensors").exists() for path in folders)
     run_dir = next((tmp_path / "runs").glob("tiny-BPR-1-*/result.json")).parent
     once_more, _ = evaluate_run(run_dir.with_name(run_dir.name.partition("-again")[0]), {"mask_history": False})
     kept = RunFolder(next((tmp_path / "runs").glob("tiny-BPR-1-*-again-*"))).result()

@@ -98,7 +98,7 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
 
 
 def _stands_in(part, cell) -> bool:
-    return cell.base is None and cell.row in [row.name for row in part.rows]
+    return cell.base is None and cell.seed in part.seeds and cell.row in [row.name for row in part.rows]
 
 
 def _tested_again(part, base) -> Cell:

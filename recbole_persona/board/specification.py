@@ -15,7 +15,7 @@ _BOARD = {
     "rows",
 }  # fmt: skip
 _DATASET = {"seeds", "config", "rows", "data_path", "tune"}
-_AGAIN = {"again", "config", "rows"}
+_AGAIN = {"again", "config", "rows", "seeds"}
 _JUDGING = (
     "eval_args",
     "eval_history",
@@ -310,7 +310,10 @@ def _again(name, values, rows, parts) -> Part:
     for row in [wanted] if isinstance(wanted, str) else wanted:
         _known(row, [*trained, *published], f"rows of {where}")
     kept = tuple(row for row in rows.values() if row.name in wanted)
-    return replace(base, dataset=name, rows=kept, config={**base.config, **changed}, again=changed)
+    seeds = _seeds(values["seeds"], f"seeds of {where}") if "seeds" in values else base.seeds
+    if missing := set(seeds) - set(base.seeds):
+        raise UserError(f"seeds of {where} names {min(missing)}, with which {base.dataset} does not run.")
+    return replace(base, dataset=name, rows=kept, seeds=seeds, config={**base.config, **changed}, again=changed)
 
 
 def _splits(given, file) -> dict:
