@@ -48,6 +48,7 @@ _CAME_LATER = {
     "held_out_users": None,
     "eval_history": "in order",
     "user_dropout": 0.0,
+    "item_vectors": False,
     "text_fields": [],
     "explanation_field": "explanation",
     "feature_field": "feature",

@@ -70,7 +70,7 @@ def test_prompts_are_those_written_row_by_row():
         "candidates": torch.tensor([[3, 4], [2, 1]]),
     }
     prompts = writer.write(-1, rows)
-    for number, (tokens, mentioned) in enumerate(zip(listed(prompts.tokens), listed(prompts.words))):
+    for number, (tokens, mentioned, items) in enumerate(zip(*map(listed, prompts))):
         item, history = int(rows["item"][number]), rows["history"][number][: rows["length"][number]].tolist()
         named = [users[rows["user"][number]], None, codes[item], titles[item], None]
         mentions = [
@@ -95,6 +95,8 @@ def test_prompts_are_those_written_row_by_row():
             by_number.setdefault(word, []).append(token)
         assert by_number.pop(0) == [100, 101] + titles[item] + [102, 101]
         assert [by_number[word] for word in sorted(by_number)] == mentions
+        told = [(token, found) for token, found in zip(tokens, items) if found]
+        assert told == [(codes[i][-1], i) for i in [item, *history, *rows["candidates"][number].tolist()]]
 
 
 @pytest.mark.parametrize("template", ["{who}", "{item title}", "{titles.item}"])

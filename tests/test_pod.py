@@ -33,6 +33,10 @@ def slow_scores(model, rows, task="sequential"):
         words = model.backbone.embed(written.tokens.values)
         if model.word_embedding is not None and not (model.every_prefix and task == "sequential"):
             words = words + model.word_embedding(written.words.values)
+        if model.item_embedding is not None and task == "sequential":
+            ends = model.answers.take(one["item_id_list"][0, : one["item_length"][0]]).offsets[1:] - 1
+            for end, item in zip(ends.tolist(), one["item_id_list"][0].tolist()):
+                words[end] += model.item_embedding.weight[item]
         prompt = torch.cat([context[0], words]).unsqueeze(0)
         for item in range(1, model.n_items):
             code = codes.take(torch.tensor([item])).values
@@ -57,6 +61,19 @@ def test_scores_are_likelihoods_of_codes(data, name, backbone, codes):
     torch.testing.assert_close(model.full_sort_predict(rows).view(3, -1), expected)
     torch.testing.assert_close(model.predict(rows), expected[torch.arange(3), rows["item_id"]])
     model.rank_by, model.n_beams = "beams", model.n_items - 1
+    torch.testing.assert_close(model.full_sort_predict(rows).view(3, -1), expected)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@torch.no_grad()
+def test_items_of_the_history_have_vectors_of_their_own(data, backbone):
+    model, loaders = small_pod(data, backbone=backbone, item_vectors=True, rank_by="score")
+    rows = held_out(loaders, 3)
+    plain = slow_scores(model, rows)
+    torch.testing.assert_close(model.full_sort_predict(rows).view(3, -1), plain)  # nothing is known of them at first
+    model.item_embedding.weight[1:].normal_()
+    expected = slow_scores(model, rows)
+    assert not torch.allclose(expected[:, 1:], plain[:, 1:])
     torch.testing.assert_close(model.full_sort_predict(rows).view(3, -1), expected)
 
 
@@ -105,10 +122,14 @@ def test_padding_can_be_part_of_the_loss(data):
     assert len(lengths.unique()) > 1 and model.calculate_loss(rows) != plain.calculate_loss(rows)
 
 
-def test_every_prefix_is_asked_for_in_one_pass(data):
-    """The windows' loss is that of all rows, each with its own prompt."""
+@pytest.mark.parametrize("item_vectors", [False, True])
+def test_every_prefix_is_asked_for_in_one_pass(data, item_vectors):
+    """The windows' loss is that of all rows, each with its own prompt: no item's vector tells its own code."""
     settings = {"backbone": "scratch:tiny", "whole_words": False, "train_batch_size": 10_000}
+    settings["item_vectors"] = item_vectors
     windows, loaders = small_pod(data, every_prefix=True, **settings)
+    if item_vectors:
+        torch.nn.init.normal_(windows.item_embedding.weight[1:])
     model, of_rows = small_pod(data, every_prefix=False, **settings)
     model.load_state_dict(windows.state_dict())
     (batch,), (rows,) = loaders[0], of_rows[0]

@@ -42,6 +42,17 @@ class Ragged(NamedTuple):
         offsets = _ends(lengths)
         return Ragged(self.values[_places(self.offsets[:-1], lengths, offsets)], offsets)
 
+    def filled(self, value):
+        """Rows of the same lengths, with one value everywhere."""
+        return Ragged(torch.full_like(self.values, value), self.offsets)
+
+    def at_ends(self, numbers):
+        """(N,) the numbers (R,) at the last values of their rows, 0 elsewhere; an empty row has no place for its number."""
+        found = torch.zeros_like(self.values)
+        some = self.lengths > 0
+        found[self.offsets[1:][some] - 1] = numbers[some]
+        return found
+
     def padded(self, side="right", fill=0):
         """(B, L) values and mask, L the longest row; ``side`` says where the padding goes."""
         lengths = self.lengths

@@ -42,10 +42,21 @@ class Prompts(NamedTuple):
     Attributes:
         tokens: ids.
         words: for each token, the number of the user or item in its row that it belongs to, from 1; 0 for other text.
+        items: for the last token of an item's code, the item; 0 for all others.
     """
 
     tokens: Ragged
     words: Ragged
+    items: Ragged
+
+    @classmethod
+    def of(cls, tokens, **known):
+        """Prompts of some tokens of which no more is known: ``words`` and ``items`` are 0 where they are not given."""
+        return cls(tokens, **{"words": tokens.filled(0), "items": tokens.filled(0)} | known)
+
+    def followed_by(self, other):
+        """Row by row, the others behind these."""
+        return Prompts(*(concatenated(parts) for parts in zip(self, other)))
 
 
 class Writer:
@@ -68,22 +79,24 @@ class Writer:
     def write(self, template, rows) -> Prompts:
         """The prompts of one template (its number) for ``rows``: a dict of columns ``user`` (B,), ``item`` (B,), ``history``
         (B, T) with ``length`` (B,), ``candidates`` (B, C), as far as the template names them."""
-        tokens, words, mentioned = [], [], 0
+        tokens, words, items, mentioned = [], [], [], 0
         for kind, literal in self.parts[template]:
             if kind == "text":
                 size = len(next(iter(rows.values())))
                 part = literal.take(torch.zeros(size, dtype=torch.int64))
-                number, count = torch.zeros_like(part.values), 0
+                number, item, count = torch.zeros_like(part.values), torch.zeros_like(part.values), 0
             else:
-                part, number, count = self._mention(kind, rows)
+                part, number, item, count = self._mention(kind, rows)
             offset = torch.as_tensor(mentioned).expand(len(part.lengths)).repeat_interleave(part.lengths)
             tokens.append(part)
             words.append(Ragged(torch.where(number > 0, number + offset, 0), part.offsets))
+            items.append(Ragged(item, part.offsets))
             mentioned = mentioned + count
-        return Prompts(concatenated(tokens), concatenated(words))
+        return Prompts(*map(concatenated, (tokens, words, items)))
 
     def _mention(self, kind, rows):
-        """Tokens of what a name stands for, the number of each token's mention in its row, and how many there are (B,)."""
+        """Tokens of what a name stands for, the number of each token's mention in its row, the item of each token (as in
+        :class:`Prompts`), and how many mentions there are (B,)."""
         source = kind.partition(".")[0]
         if source == "history":
             inside = torch.arange(rows["history"].shape[1]) < rows["length"].unsqueeze(1)
@@ -99,9 +112,10 @@ class Writer:
         starts = counts.cumsum(0) - counts
         number = torch.arange(1, len(ids) + 1) - starts.repeat_interleave(counts)
         number = number.repeat_interleave(named.lengths)
+        nothing = torch.zeros_like(number)
         if "." in kind:
-            return named.joined(counts), torch.zeros_like(number), 0
-        return named.joined(counts), number, counts
+            return named.joined(counts), nothing, nothing, 0
+        return named.joined(counts), number, nothing if source == "user" else named.at_ends(ids), counts
 
 
 def parse(template) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from recbole_persona.lm.item_codes import CODES, FIXED_LENGTH, item_codes
 from recbole_persona.lm.ragged import Ragged, concatenated
 from recbole_persona.lm.ranking import score_items
 from recbole_persona.lm.task_batches import CANDIDATES, TASK, takes_every_prefix
-from recbole_persona.lm.tasks import TASKS, Writer, literal_text, named_texts
+from recbole_persona.lm.tasks import TASKS, Prompts, Writer, literal_text, named_texts
 from recbole_persona.lm.trie import Candidates, Trie
 
 RANKINGS = ("beams", "score")
@@ -36,7 +36,8 @@ class LanguageRecommender(SequentialRecommender):
     """A language model that recommends and explains.
 
     Config keys: those of :class:`Backbone`, ``tasks``, ``templates``, ``item_codes``, ``code_field``, ``every_prefix``,
-    ``whole_words``, ``padding_in_loss``, ``explanation_field``, ``longest_answer``, ``rank_by``, ``n_beams``, ``text_beams``.
+    ``whole_words``, ``item_vectors``, ``padding_in_loss``, ``explanation_field``, ``longest_answer``, ``rank_by``, ``n_beams``,
+    ``text_beams``.
 
     Raises:
         UserError: a value outside of what docs/language_models.md lists, a task without its column.
@@ -82,6 +83,9 @@ class LanguageRecommender(SequentialRecommender):
         if self.word_embedding is not None:
             nn.init.normal_(self.word_embedding.weight, std=self.backbone.token_norm() / size**0.5)
             self.word_embedding.weight.data[0] = 0
+        self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0) if config["item_vectors"] else None
+        if self.item_embedding is not None:
+            nn.init.zeros_(self.item_embedding.weight)  # an item that is never met is known by its code alone
 
     def _sentences(self, store):
         """Ragged: the sentences by their places in the store, cut to ``longest_answer`` tokens, the end counted."""
@@ -105,9 +109,8 @@ class LanguageRecommender(SequentialRecommender):
         template = int(torch.randint(len(self.templates[task]), ()))
         prompt, answer = self._prompt(interaction, task, template), self._answers(interaction, task)
         if self.is_causal:
-            whole, words = concatenated([prompt.tokens, answer]), concatenated([prompt.words, _filled(answer, 0)])
-            return self._causal_loss(interaction, task, whole, words, answer, side="left")
-        vectors, mask = self._vectors(interaction, task, prompt.tokens, prompt.words)
+            return self._causal_loss(interaction, task, prompt.followed_by(Prompts.of(answer)), answer, side="left")
+        vectors, mask = self._vectors(interaction, task, prompt)
         labels, _ = answer.padded(fill=self.unanswered)
         labels = labels.to(vectors.device)
         return token_loss(self.backbone.logits(vectors, mask, labels), labels)
@@ -125,15 +128,16 @@ class LanguageRecommender(SequentialRecommender):
         counts = present.sum(dim=1)
         tokens = self.answers.take(shown[present])
         labels = torch.where(asked.repeat_interleave(tokens.lengths), tokens.values, IGNORED)
+        items = Ragged(tokens.at_ends(shown[present]), tokens.offsets).joined(counts)
         empty = {"history": rows[self.ITEM_SEQ], "length": torch.zeros_like(length)}
         head = self.writers["sequential"].write(0, self._rows(interaction) | empty)
-        whole = concatenated([head.tokens, tokens.joined(counts)])
-        labels = concatenated([_filled(head.tokens, IGNORED), Ragged(labels, tokens.offsets).joined(counts)])
-        return self._causal_loss(interaction, "sequential", whole, None, labels)
+        whole = head.followed_by(Prompts.of(tokens.joined(counts), items=items))
+        labels = concatenated([head.tokens.filled(IGNORED), Ragged(labels, tokens.offsets).joined(counts)])
+        return self._causal_loss(interaction, "sequential", whole, labels)
 
-    def _causal_loss(self, interaction, task, tokens, words, labels, side="right"):
-        """``labels``: what is to be written at the end of ``tokens``; padded on the left, no other position needs logits."""
-        vectors, mask = self._vectors(interaction, task, tokens, words, side)
+    def _causal_loss(self, interaction, task, prompt, labels, side="right"):
+        """``labels``: what is to be written at the end of ``prompt``; padded on the left, no other position needs logits."""
+        vectors, mask = self._vectors(interaction, task, prompt, side)
         labels, _ = labels.padded(side, fill=IGNORED)
         labels = labels[:, -(vectors.shape[1] - 1) :].to(vectors.device)  # nothing comes before the first token
         logits = self.backbone.logits(vectors, mask, last=labels.shape[1] + 1)[:, :-1]
@@ -162,18 +166,21 @@ class LanguageRecommender(SequentialRecommender):
             return self.answers.take(interaction[self.ITEM_ID].cpu())
         return self.sentences.take(interaction[self.text_field].cpu())
 
-    def _vectors(self, interaction, task, tokens, words, side="right"):
+    def _vectors(self, interaction, task, prompt, side="right"):
         """What the backbone reads, [context; prompt]: vectors (B, P + L, d) and mask (B, P + L), padded on one side."""
         context = self.context(interaction, task)
         slots = torch.full((len(context) * context.shape[1],), self.backbone.pad)
         slots = Ragged(slots, torch.arange(len(context) + 1) * context.shape[1])
-        ids, mask = concatenated([slots, tokens]).padded(side, self.backbone.pad)
+        ids, mask = concatenated([slots, prompt.tokens]).padded(side, self.backbone.pad)
         self._check_length(ids.shape[1])
         ids, mask = ids.to(context.device), mask.to(context.device)
         vectors = self.backbone.embed(ids)
         if self.word_embedding is not None and not (self.every_prefix and task == "sequential"):
-            numbers, _ = concatenated([_filled(slots, 0), words]).padded(side)
+            numbers, _ = concatenated([slots.filled(0), prompt.words]).padded(side)
             vectors = vectors + self.word_embedding(numbers.clamp(max=WORDS - 1).to(context.device))
+        if self.item_embedding is not None:
+            items, _ = concatenated([slots.filled(0), prompt.items]).padded(side)
+            vectors = vectors + self.item_embedding(items.to(context.device))
         first = mask.long().argmax(dim=1, keepdim=True)  # (B, 1), where each row begins
         places = first + torch.arange(context.shape[1], device=context.device)  # (B, P)
         rows = torch.arange(len(context), device=context.device).unsqueeze(1)
@@ -193,7 +200,7 @@ class LanguageRecommender(SequentialRecommender):
         """What decoding reads of held-out rows; a causal backbone's rows end where the answer begins."""
         prompt = self._prompt(interaction, task)
         side = "left" if self.is_causal else "right"
-        vectors, mask = self._vectors(interaction, task, prompt.tokens, prompt.words, side)
+        vectors, mask = self._vectors(interaction, task, prompt, side)
         answer = self.trie.longest if TASKS[task].target == "item" else self.longest_answer
         self._check_length(mask.shape[1] + answer * self.is_causal)
         return {"inputs_embeds": vectors, "attention_mask": mask.long()}
@@ -305,8 +312,3 @@ def _quiet_about_masks():
         yield
     finally:
         logger.removeFilter(other)
-
-
-def _filled(ragged, value):
-    """Rows of the same lengths, with one value everywhere."""
-    return Ragged(torch.full_like(ragged.values, value), ragged.offsets)
