@@ -58,9 +58,10 @@ def test_padding_goes_to_one_side(rows, side):
 def test_prompts_are_those_written_row_by_row():
     codes = [[], [11, 12], [21], [31, 32, 33], [41]]
     titles, users = [[], [5], [6, 7], [8], [9, 9]], [[0], [1, 1], [2]]
-    pieces = {"item": Ragged.of(codes), "item.title": Ragged.of(titles), "user": Ragged.of(users)}
+    pieces = {"item": Ragged.of(codes), "user": Ragged.of(users)}
+    pieces |= {"item.title": Ragged.of(titles), "history.title": Ragged.of(titles)}
     words = {"asks": [100], "for": [101], "of": [102]}
-    template = "{user} asks for {item} {item.title} of {history} for {candidates}"
+    template = "{user} asks for {item} {item.title} of {history} {history.title} for {candidates}"
     writer = Writer([template], lambda text: [token for word in text.split() for token in words[word]], pieces)
     rows = {
         "user": torch.tensor([1, 2]),
@@ -73,6 +74,7 @@ def test_prompts_are_those_written_row_by_row():
     for number, (tokens, mentioned, items) in enumerate(zip(*map(listed, prompts))):
         item, history = int(rows["item"][number]), rows["history"][number][: rows["length"][number]].tolist()
         named = [users[rows["user"][number]], None, codes[item], titles[item], None]
+        history_titles = functools.reduce(operator.iadd, (titles[i] for i in history), [])
         mentions = [
             named[0],
             codes[item],
@@ -86,6 +88,7 @@ def test_prompts_are_those_written_row_by_row():
             + titles[item]
             + [102]
             + functools.reduce(operator.iadd, mentions[2 : 2 + len(history)], [])
+            + history_titles
             + [101]
         )
         expected += functools.reduce(operator.iadd, mentions[2 + len(history) :], [])
@@ -93,7 +96,7 @@ def test_prompts_are_those_written_row_by_row():
         by_number = {}
         for token, word in zip(tokens, mentioned):
             by_number.setdefault(word, []).append(token)
-        assert by_number.pop(0) == [100, 101] + titles[item] + [102, 101]
+        assert by_number.pop(0) == [100, 101] + titles[item] + [102] + history_titles + [101]
         assert [by_number[word] for word in sorted(by_number)] == mentions
         told = [(token, found) for token, found in zip(tokens, items) if found]
         assert told == [(codes[i][-1], i) for i in [item, *history, *rows["candidates"][number].tolist()]]

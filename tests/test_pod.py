@@ -122,13 +122,15 @@ def test_padding_can_be_part_of_the_loss(data):
     assert len(lengths.unique()) > 1 and model.calculate_loss(rows) != plain.calculate_loss(rows)
 
 
-@pytest.mark.parametrize("item_vectors", [False, True])
-def test_every_prefix_is_asked_for_in_one_pass(data, item_vectors):
+@pytest.mark.parametrize(
+    "asked",
+    [{"item_vectors": False}, {"item_vectors": True}, {"templates": {"sequential": ["{user} chose {history}"]}}],
+)
+def test_every_prefix_is_asked_for_in_one_pass(data, asked):
     """The windows' loss is that of all rows, each with its own prompt: no item's vector tells its own code."""
-    settings = {"backbone": "scratch:tiny", "whole_words": False, "train_batch_size": 10_000}
-    settings["item_vectors"] = item_vectors
+    settings = {"backbone": "scratch:tiny", "whole_words": False, "train_batch_size": 10_000, **asked}
     windows, loaders = small_pod(data, every_prefix=True, **settings)
-    if item_vectors:
+    if windows.item_embedding is not None:
         torch.nn.init.normal_(windows.item_embedding.weight[1:])
     model, of_rows = small_pod(data, every_prefix=False, **settings)
     model.load_state_dict(windows.state_dict())
@@ -166,6 +168,12 @@ def test_so_many_rows_of_each_user_in_an_epoch(data):
     assert not torch.equal(loader.drawn.sort().values, other.sort().values)
 
 
+def test_a_prompt_that_does_not_end_with_the_history_is_written_for_every_row(data):
+    for template in ("{history} then", "{history} {history.class}"):
+        model, loaders = small_pod(data, templates={"sequential": [template]}, every_prefix=None)
+        assert not model.every_prefix and model.calculate_loss(next(iter(loaders[0]))).isfinite()
+
+
 def test_losses_fall(data):
     for backbone in BACKBONES:
         model, loaders = small_pod(data, backbone=backbone, every_prefix=None)
@@ -194,7 +202,15 @@ def test_ignored_labels_have_no_part_in_the_loss():
         ({"templates": {"sequential": [" "]}}, "templates of sequential is a list of texts"),
         ({"templates": {"sequential": "{history}"}}, "templates of sequential is a list of texts"),
         ({"templates": {"sequential": ["word " * 1100 + "{history}"]}}, "and the backbone reads 1024"),
-        ({"templates": {"sequential": ["{item.title}"]}}, "no such column"),
+        ({"templates": {"sequential": ["{history.title}"]}}, "no such column"),
+        ({"templates": {"sequential": ["{history} before {item.class}"]}}, "names {item}, which is the answer"),
+        ({"templates": {"sequential": ["{history} {candidates}"]}}, "which topn alone has"),
+        ({"templates": ["{history}"]}, "templates gives tasks their texts"),
+        (
+            {"every_prefix": True, "templates": {"sequential": ["{history} then"]}},
+            "that end with the codes of {history}",
+        ),
+        ({"every_prefix": True, "templates": {"sequential": ["{history.class} {history}"]}}, "that end with the codes"),
         ({"every_prefix": True, "backbone": "scratch:t5-tiny"}, "needs a causal backbone"),
         ({"item_codes": "alphabetical"}, "item_codes is one of"),
         ({"rank_by": "chance"}, "rank_by is one of"),

@@ -9,7 +9,7 @@ from recbole_persona.data.windows import WindowTrainLoader
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import reads_then_writes
 from recbole_persona.lm.item_codes import FIXED_LENGTH
-from recbole_persona.lm.tasks import TASKS
+from recbole_persona.lm.tasks import TASKS, parse, templates_of
 
 TASK = "task"  # column: number of the batch's task in the key tasks, the same in every row
 CANDIDATES = "candidates"  # column (B, C): items of which one is the target
@@ -20,13 +20,16 @@ def takes_every_prefix(config) -> bool:
     """Whether every item of a window is a target of one pass (key ``every_prefix``; where it is None, wherever it can be).
 
     Raises:
-        UserError: it is asked for, and the backbone is not causal or a code's end is a token of its own.
+        UserError: it is asked for, and the backbone is not causal, a code's end is a token of its own, or a template says
+            more of the history than its codes, or anything behind them, so that a window is no prompt that goes on.
     """
-    able = config["item_codes"] in FIXED_LENGTH and not reads_then_writes(config)
+    kinds = [[kind for kind, _ in parse(template)] for template in templates_of(config, "sequential")]
+    goes_on = all(of[-1] == "history" and sum(kind.startswith("history") for kind in of) == 1 for of in kinds)
+    able = config["item_codes"] in FIXED_LENGTH and not reads_then_writes(config) and goes_on
     if config["every_prefix"] and not able:
         raise UserError(
-            "every_prefix needs a causal backbone, such as scratch:small, and codes of one length "
-            f"(item_codes: {', '.join(FIXED_LENGTH)})."
+            "every_prefix needs a causal backbone, such as scratch:small, codes of one length "
+            f"(item_codes: {', '.join(FIXED_LENGTH)}), and templates of sequential that end with the codes of {{history}}."
         )
     return able if config["every_prefix"] is None else config["every_prefix"]
 

@@ -1,8 +1,8 @@
 """Tasks as data: what a language model is asked, and what it should answer.
 
 A template is text with names in braces: ``{user}``, ``{item}`` (the target item of the row), ``{history}``,
-``{candidates}``, and columns of the item or user: ``{item.title}``, ``{user.age}``. P5 (Geng et al., RecSys 2022) and POD
-(Li et al., CIKM 2023) ask so; their whole-word ids number what is mentioned.
+``{candidates}``, and columns of these: ``{item.title}``, ``{user.age}``, ``{history.title}``. P5 (Geng et al., RecSys 2022)
+and POD (Li et al., CIKM 2023) ask so; their whole-word ids number what is mentioned.
 """
 
 import re
@@ -66,7 +66,7 @@ class Writer:
         templates: str.
         tokens: function text -> token ids.
         pieces: name -> :class:`Ragged`: ``item`` and ``user``, by id, and each column that a template names
-            (``item.title``), by id.
+            (``item.title``, ``history.title``), by id.
 
     Raises:
         UserError: a template that names what there is not.
@@ -129,13 +129,39 @@ def parse(template) -> list[tuple[str, str]]:
         if literal.strip():
             parts.append(("text", literal.strip()))
         if name:
-            if name not in NAMES and name.partition(".")[0] not in ("item", "user"):
+            if name.partition(".")[0] not in NAMES:
                 raise UserError(
                     f"The template {template!r} names {{{name}}}; a template knows {{user}}, {{item}}, {{history}}, "
-                    "{candidates}, and columns such as {item.title} or {user.age}."
+                    "{candidates}, and columns such as {history.title} or {user.age}."
                 )
             parts.append((name, ""))
     return parts
+
+
+def templates_of(config, task) -> tuple[str, ...]:
+    """The templates of a task: those of the key ``templates``, or its own.
+
+    Raises:
+        UserError: the key is not a dict of lists of texts, or a template names what its task does not show: candidates where
+            there are none, or the item where it is the answer.
+    """
+    asked = config["templates"] or {}
+    if not isinstance(asked, dict):
+        raise UserError(f"templates gives tasks their texts, such as {{sequential: ['{{history}}']}}, not {asked!r}.")
+    texts = asked.get(task, TASKS[task].templates)
+    if (
+        not isinstance(texts, (list, tuple))
+        or not texts
+        or not all(isinstance(text, str) and text.strip() for text in texts)
+    ):
+        raise UserError(f"templates of {task} is a list of texts, such as ['{{history}}'], not {texts!r}.")
+    for text in texts:
+        named = {name.partition(".")[0] for name, _ in parse(text)}
+        if "item" in named and TASKS[task].target == "item":
+            raise UserError(f"The template {text!r} of {task} names {{item}}, which is the answer.")
+        if "candidates" in named and task != "topn":
+            raise UserError(f"The template {text!r} of {task} names {{candidates}}, which topn alone has.")
+    return tuple(texts)
 
 
 def literal_text(template) -> str:
@@ -144,7 +170,7 @@ def literal_text(template) -> str:
 
 
 def named_texts(dataset, templates) -> dict[str, list[str]]:
-    """What templates name besides codes of items, written out by id: ``user``, and columns such as ``item.title``.
+    """What templates name besides codes of items, written out by id: ``user``, and columns such as ``history.title``.
 
     Raises:
         UserError: a column that the data set lacks.
@@ -154,7 +180,7 @@ def named_texts(dataset, templates) -> dict[str, list[str]]:
     for name in names:
         source, _, field = name.partition(".")
         if field:
-            table = dataset.get_item_feature() if source == "item" else dataset.get_user_feature()
+            table = dataset.get_user_feature() if source == "user" else dataset.get_item_feature()
             found[name] = column_texts(dataset, table, field, f"A template names {{{name}}}")
     return found
 

@@ -24,7 +24,7 @@ from recbole_persona.lm.item_codes import CODES, FIXED_LENGTH, item_codes
 from recbole_persona.lm.ragged import Ragged, concatenated
 from recbole_persona.lm.ranking import score_items
 from recbole_persona.lm.task_batches import CANDIDATES, TASK, takes_every_prefix
-from recbole_persona.lm.tasks import TASKS, Prompts, Writer, literal_text, named_texts
+from recbole_persona.lm.tasks import TASKS, Prompts, Writer, literal_text, named_texts, templates_of
 from recbole_persona.lm.trie import Candidates, Trie
 
 RANKINGS = ("beams", "score")
@@ -53,8 +53,7 @@ class LanguageRecommender(SequentialRecommender):
         self.text_field, self.longest_answer = config["explanation_field"], config["longest_answer"]
         self.rank_by, self.n_beams, self.masks_history = config["rank_by"], config["n_beams"], config["mask_history"]
         self.text_beams = config["text_beams"]
-        asked = config["templates"] or {}
-        self.templates = {task: tuple(asked.get(task, TASKS[task].templates)) for task in self.tasks}
+        self.templates = {task: templates_of(config, task) for task in self.tasks}
         templates = [text for texts in self.templates.values() for text in texts]
         writes = "explanation" in self.tasks
         store = text_store(dataset, self.text_field, "The task explanation") if writes else ()
@@ -104,9 +103,10 @@ class LanguageRecommender(SequentialRecommender):
     def calculate_loss(self, interaction):
         """Mean cross-entropy of the answers' tokens; the batch is of one task (recbole_persona.lm.task_batches)."""
         task = self.tasks[int(interaction[TASK][0])]
+        choice = len(self.templates[task])
+        template = int(torch.randint(choice, ())) if choice > 1 else 0
         if task == "sequential" and self.every_prefix:
-            return self._prefix_loss(interaction)
-        template = int(torch.randint(len(self.templates[task]), ()))
+            return self._prefix_loss(interaction, template)
         prompt, answer = self._prompt(interaction, task, template), self._answers(interaction, task)
         if self.is_causal:
             return self._causal_loss(interaction, task, prompt.followed_by(Prompts.of(answer)), answer, side="left")
@@ -115,7 +115,7 @@ class LanguageRecommender(SequentialRecommender):
         labels = labels.to(vectors.device)
         return token_loss(self.backbone.logits(vectors, mask, labels), labels)
 
-    def _prefix_loss(self, interaction):
+    def _prefix_loss(self, interaction, template):
         """Every item of a window, asked for after all that stand in front of it, in one pass."""
         rows = {name: interaction[name].cpu() for name in (self.ITEM_SEQ, f"next_{self.ITEM_SEQ}", self.ITEM_SEQ_LEN)}
         length, following = rows[self.ITEM_SEQ_LEN], rows[f"next_{self.ITEM_SEQ}"]
@@ -130,7 +130,7 @@ class LanguageRecommender(SequentialRecommender):
         labels = torch.where(asked.repeat_interleave(tokens.lengths), tokens.values, IGNORED)
         items = Ragged(tokens.at_ends(shown[present]), tokens.offsets).joined(counts)
         empty = {"history": rows[self.ITEM_SEQ], "length": torch.zeros_like(length)}
-        head = self.writers["sequential"].write(0, self._rows(interaction) | empty)
+        head = self.writers["sequential"].write(template, self._rows(interaction) | empty)
         whole = head.followed_by(Prompts.of(tokens.joined(counts), items=items))
         labels = concatenated([head.tokens.filled(IGNORED), Ragged(labels, tokens.offsets).joined(counts)])
         return self._causal_loss(interaction, "sequential", whole, labels)
@@ -288,15 +288,9 @@ def _check(config, tasks):
     for key, allowed in (("item_codes", CODES), ("rank_by", RANKINGS)):
         if config[key] not in allowed:
             raise UserError(f"{key} is one of {', '.join(allowed)}, not {config[key]!r}.")
-    for task, texts in (config["templates"] or {}).items():
+    for task in config["templates"] or {}:
         if task not in tasks:
             raise UserError(f"templates has some for {task!r}, which is none of the tasks.")
-        if (
-            not isinstance(texts, list)
-            or not texts
-            or not all(isinstance(text, str) and text.strip() for text in texts)
-        ):
-            raise UserError(f"templates of {task} is a list of texts, such as ['{{history}}'], not {texts!r}.")
 
 
 @contextmanager
