@@ -127,10 +127,10 @@ def _row(board: Board, part: Part, row: Row, done: Finished | None, metrics) -> 
     described["statistics"] = first.get("statistics", {})
     metrics = [metric for metric in metrics if metric in first["test"]]  # no list changes a value metric
     described["metrics"] = {metric: _spread(metric, done.values(metric)) for metric in metrics}
-    valid = [metric for metric in first["best_valid"] if metric in metrics]
-    described["valid"] = {m: _number(np.mean([result["best_valid"][m] for result in done.results])) for m in valid}
     described["cost"] = _cost(done)
     if part.again is None:
+        valid = [metric for metric in first["best_valid"] if metric in metrics]
+        described["valid"] = {m: _number(np.mean([result["best_valid"][m] for result in done.results])) for m in valid}
         described["curves"] = [_curve(result) for result in done.results]
     described["budget"] = {
         "minutes": round(sum(sum(result["seconds"].values()) for result in done.results) / 60, 3),

@@ -12,9 +12,9 @@ from recbole_persona.runs import RunFolder, commit, config_hash, versions
 
 
 def reevaluate_run(run_dir, out_dir, config_dict) -> dict:
-    """Evaluate the best weights of a finished run on both held-out parts, with other settings.
+    """Test the best weights of a finished run with other settings.
 
-    The weights are those that the run's own rules chose on validation.
+    The weights are those that the run's own rules chose on validation; nothing is chosen here, so that validation is left out.
 
     Args:
         run_dir: folder of a finished run.
@@ -22,7 +22,7 @@ def reevaluate_run(run_dir, out_dir, config_dict) -> dict:
         config_dict: settings to change: ``mask_history``, ``eval_history``, ``eval_args``, ``metrics``, ``topk``.
 
     Returns:
-        The content of ``result.json``: that of the run, with ``protocol``, ``best_valid`` and ``test`` of the new rules and
+        The content of ``result.json``: that of the run, with ``protocol`` and ``test`` of the new rules and
         ``again: {of, changed}``.
 
     Raises:
@@ -40,7 +40,6 @@ def reevaluate_run(run_dir, out_dir, config_dict) -> dict:
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, loaded.model)
         if hasattr(trainer, "eval_collector"):
             trainer.eval_collector.data_collect(loaded.train_data)
-        valid, _ = evaluate_with_table(trainer, loaded.valid_data, load_best_model=False)
         test, table = evaluate_with_table(trainer, loaded.test_data, load_best_model=False)
         base = RunFolder(run_dir).result()
         folder.begin(config)
@@ -50,7 +49,6 @@ def reevaluate_run(run_dir, out_dir, config_dict) -> dict:
             **base,
             "protocol": protocol(config),
             "seconds": {**base["seconds"], "evaluate": round(time.perf_counter() - start, 3)},
-            "best_valid": dict(valid or {}),
             "test": dict(test),
             "config_hash": config_hash(config),
             "versions": versions(),
