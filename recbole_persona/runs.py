@@ -49,6 +49,8 @@ _CAME_LATER = {
     "eval_history": "in order",
     "user_dropout": 0.0,
     "item_vectors": False,
+    "code_levels": 3,
+    "own_symbols": False,
     "text_fields": [],
     "explanation_field": "explanation",
     "feature_field": "feature",

@@ -133,6 +133,7 @@ MADE = {
     "sequential": lambda: item_codes.sequential_codes(np.array([5, 7, 5, 3]), 90),
     "collaborative": lambda: item_codes.collaborative_codes(met(), 3),
     "semantic": lambda: item_codes.semantic_codes(item_codes.collaborative_vectors(met(), 3, 8), 3, 2, 8),
+    "own symbols": lambda: item_codes.semantic_codes(item_codes.collaborative_vectors(met(), 3, 8), 3, 1, 8, own=True),
 }
 
 
@@ -167,6 +168,12 @@ def test_residual_levels_divide_what_is_left_over():
         means = np.stack([normed[group.ravel() == g].mean(axis=0) for g in range(group.max() + 1)])
         left.append(np.square(normed - means[group.ravel()]).sum())
     assert left[1] < left[0] < np.square(normed - normed.mean(axis=0)).sum()
+
+
+def test_the_last_symbol_can_be_the_items_own():
+    vectors = item_codes.collaborative_vectors(met(), 3, 8)
+    shared, own = (item_codes.semantic_codes(vectors, 3, 2, 8, own=own).symbols[1:] for own in (False, True))
+    assert (shared[:, :2] == own[:, :2]).all() and len(set(own[:, 2])) == 89 > len(set(shared[:, 2]))
 
 
 def test_titles_are_codes_and_those_of_several_items_are_numbered():

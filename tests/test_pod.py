@@ -219,6 +219,8 @@ def test_ignored_labels_have_no_part_in_the_loss():
         ({"task_tokens": -1}, "task_tokens is a whole number from 0"),
         ({"padding_in_loss": True}, "has an encoder and a decoder"),
         ({"code_field": "class", "item_codes": "random"}, "code_field is read by"),
+        ({"code_levels": 0}, "code_levels is a whole number from 1"),
+        ({"own_symbols": True, "item_codes": "random"}, "own_symbols is read by"),
         ({"item_codes": "title"}, "code_field: title, and tiny has no such column"),
         ({"task_schedule": "random"}, "task_schedule is one of"),
     ],

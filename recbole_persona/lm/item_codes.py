@@ -25,7 +25,6 @@ BASE = 256  # symbols of one place of a code
 LEAVES = 64  # items at most that a spectral cluster still divides no further
 BRANCHES = 8  # parts that a larger one is divided into
 SVD_SIZE = 64  # dimensions of the vectors of which semantic codes are made
-LEVELS = 3  # of a semantic code, besides the place that tells apart items of one cluster
 FIXED_LENGTH = ("random", "sequential", "semantic", "p5_leaky")
 CODES = (*FIXED_LENGTH, "collaborative", "title")
 
@@ -61,12 +60,18 @@ class TitleCodes(NamedTuple):
 
 
 def item_codes(config, dataset):
-    """Codes of all items by the keys ``item_codes`` and ``code_field``, made of the training part.
+    """Codes of all items by the keys ``item_codes``, ``code_field``, ``code_levels`` and ``own_symbols``, made of the training
+    part.
 
     Raises:
-        UserError: ``title`` without titles, an item without one.
+        UserError: ``title`` without titles, an item without one, settings that mean nothing.
     """
     kind, seed = config["item_codes"], config["split_seed"]
+    levels, own = config["code_levels"], config["own_symbols"]
+    if not isinstance(levels, int) or levels < 1:
+        raise UserError(f"code_levels is a whole number from 1, not {levels!r}.")
+    if own and kind != "semantic":
+        raise UserError(f"own_symbols is read by the item_codes semantic, not by {kind}.")
     texts = _item_texts(config, dataset)
     if kind == "title":
         return title_codes(texts)
@@ -83,7 +88,7 @@ def item_codes(config, dataset):
     met = training_matrix(dataset)
     if kind == "collaborative":
         return collaborative_codes(met, seed)
-    return semantic_codes(semantic_vectors(met, texts, seed), seed)
+    return semantic_codes(semantic_vectors(met, texts, seed), seed, levels, own=own)
 
 
 def _item_texts(config, dataset):
@@ -183,10 +188,11 @@ def _parts(graph, n_parts, seed):
     return found if largest < len(found) else np.arange(len(found)) % n_parts
 
 
-def semantic_codes(vectors, seed, levels=LEVELS, base=BASE) -> ItemCodes:
+def semantic_codes(vectors, seed, levels, base=BASE, own=False) -> ItemCodes:
     """Residual k-means of ``vectors`` (n_items, d): every level divides what the levels before leave over.
 
-    A last place tells apart the items that share all levels.
+    A last place tells apart the items that share all levels; with ``own`` it is a symbol that no other item has, as in
+    the hybrid codes of Hua et al.
     """
     residual = _of_length_one(vectors[1:])
     found = []
@@ -196,6 +202,8 @@ def semantic_codes(vectors, seed, levels=LEVELS, base=BASE) -> ItemCodes:
         found.append(clusters.labels_)
         residual = residual - clusters.cluster_centers_[clusters.labels_]
     codes = np.stack(found, axis=1).astype(np.int64)  # (n_items - 1, levels)
+    if own:
+        return _named(np.column_stack([codes, np.arange(len(codes))]))
     _, group = np.unique(codes, axis=0, return_inverse=True)
     order = group.ravel().argsort(kind="stable")
     sorted_group = group.ravel()[order]
