@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from recbole_persona import run
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate import candidates
+from recbole_persona.evaluate import candidates, full_ranking
 from recbole_persona.evaluate.negatives import chances
 from recbole_persona.runner.training import protocol
 
@@ -96,6 +96,14 @@ def test_sequential_models_with_seen_items_masked(place, eval_args, phase):
     assert again and max(len(seen) for cases in wanted.values() for seen in cases) > LONGEST
     assert found.keys() == wanted.keys()
     assert all(sorted(map(sorted, found[key])) == sorted(map(sorted, wanted[key])) for key in wanted)
+
+
+def test_a_batch_of_a_sequential_model_holds_so_many_scores_at_most(place, monkeypatch):
+    """RecBole counts rows there, so that memory would grow with the catalogue."""
+    monkeypatch.setattr(full_ranking, "SCORES", 100)
+    *_, test, _, _ = made(SequentialPersonas, place, eval_args=LEAVE_ONE, eval_batch_size=10**6)
+    sizes = [len(rows) for rows, *_ in test]
+    assert max(sizes) == 100 // test._dataset.item_num and sum(sizes) == len(test._dataset)
 
 
 @SPLITS

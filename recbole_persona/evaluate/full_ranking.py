@@ -12,6 +12,8 @@ from recbole.utils import ModelType
 from recbole_persona.evaluate.protocols import masks_seen
 from recbole_persona.evaluate.seen import before_targets, up_to_phase, windows_of
 
+SCORES = 2**26  # that a batch holds at most, 256 MiB in single precision
+
 
 class FullSortLoader(FullSortEvalDataLoader):
     """RecBole's loader of full ranking; ``mask_history`` says whether seen items are out of the running.
@@ -21,7 +23,8 @@ class FullSortLoader(FullSortEvalDataLoader):
     - Sequential models, one case per row: seen is what the user interacted with before the row's target, however long ago
       and in whatever part, the target left out. Not masked by default.
 
-    A batch is what RecBole's is, ``(rows, seen or None, positive_u, positive_i)``, made without a loop over users.
+    A batch is what RecBole's is, ``(rows, seen or None, positive_u, positive_i)``, made without a loop over users. Of a sequential
+    model ``eval_batch_size`` counts rows, and memory is bounded all the same: fewer where they would have too many scores.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -36,6 +39,12 @@ class FullSortLoader(FullSortEvalDataLoader):
             dataset.sort(by=self.uid_field, ascending=True)
             self._index_users(dataset, sampler)
         super(FullSortEvalDataLoader, self).__init__(config, dataset, sampler)  # RecBole's own indexes user by user
+
+    def _init_batch_size_and_step(self):
+        super()._init_batch_size_and_step()
+        if self.is_sequential:
+            self.step = min(self.step, max(1, SCORES // self._dataset.item_num))
+            self.set_batch_size(self.step)
 
     def _index_users(self, dataset, sampler):
         """``targets`` and ``seen`` of every user of the part."""
