@@ -17,6 +17,9 @@ _TITLES = {
     "logloss": "LogLoss",
     "personaentropy": "PersonaEntropy",
     "personausage": "PersonaUsage",
+    "headdivergence": "HeadDivergence",
+    "headdivergencestart": "HeadDivergenceStart",
+    "headdivergencepermuted": "HeadDivergencePermuted",
 }
 
 
@@ -47,13 +50,17 @@ def datasets(rows) -> list[str]:
 
 
 def tables(board, rows) -> list[tuple[dict, list[dict]]]:
-    """Each table of the board with its rows of one data set: in the order it names, else the best first."""
+    """Each table of the board with its rows of one data set: in the order it names, else the best first.
+
+    A table that compares rows is left out where a data set has one of them alone.
+    """
     named = {row["name"]: row for row in rows}
-    chosen = [
-        (table, rows if table["rows"] is None else [named[name] for name in table["rows"] if name in named])
-        for table in board.tables
-    ]
-    return [(table, rows) for table, rows in chosen if rows]
+    found = []
+    for table in board.tables:
+        chosen = rows if table["rows"] is None else [named[name] for name in table["rows"] if name in named]
+        if chosen and len(chosen) >= min(2, len(table["rows"] or chosen)):
+            found.append((table, chosen))
+    return found
 
 
 def metrics_of(rows) -> list[str]:

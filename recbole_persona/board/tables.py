@@ -132,8 +132,10 @@ def _row(board: Board, part: Part, row: Row, done: Finished | None, metrics) -> 
         valid = [metric for metric in first["best_valid"] if metric in metrics]
         described["valid"] = {m: _number(np.mean([result["best_valid"][m] for result in done.results])) for m in valid}
         described["curves"] = [_curve(result) for result in done.results]
+    seconds = [result["seconds"] for result in done.results]
+    spent = sum(sum(one.values()) if part.again is None else one["evaluate"] for one in seconds)
     described["budget"] = {
-        "minutes": round(sum(sum(result["seconds"].values()) for result in done.results) / 60, 3),
+        "minutes": round(spent / 60, 3),
         "epochs": sum(result["epochs"] for result in done.results),
     }
     if row.rerank:

@@ -23,8 +23,9 @@ class FullSortLoader(FullSortEvalDataLoader):
     - Sequential models, one case per row: seen is what the user interacted with before the row's target, however long ago
       and in whatever part, the target left out. Not masked by default.
 
-    A batch is what RecBole's is, ``(rows, seen or None, positive_u, positive_i)``, made without a loop over users. Of a sequential
-    model ``eval_batch_size`` counts rows, and memory is bounded all the same: fewer where they would have too many scores.
+    A batch is what RecBole's is, ``(rows, seen or None, positive_u, positive_i)``, made without a loop over users. Of a
+    sequential model ``eval_batch_size`` counts rows, and memory is bounded all the same: fewer where they would have too
+    many scores.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
