@@ -281,7 +281,8 @@ def test_a_section_tests_runs_again_by_other_rules(tmp_path):
         },
     }
     mmr = {"name": "BPR + MMR", "rerank": {"of": "BPR", "method": "mmr", "weights": [0.5]}}
-    file = written(tmp_path, [BPR, POP, mmr], baseline="Pop", datasets=sets, splits={"history_length": 2})
+    asked = {"splits": {"history_length": 2}, "tables": [{"title": "All"}, {"title": "Both", "rows": ["Pop", "BPR"]}]}
+    file = written(tmp_path, [BPR, POP, mmr], baseline="Pop", datasets=sets, **asked)
     _, found = ran(file)
     of = {(row["dataset"], row["name"]): row for row in found["rows"]}
     assert ("tiny, nothing masked", "BPR + MMR") not in of and len(of) == 6
@@ -290,6 +291,10 @@ def test_a_section_tests_runs_again_by_other_rules(tmp_path):
     assert (first["protocol"]["seen_items_masked"], again["protocol"]["seen_items_masked"]) == (True, False)
     assert again["metrics"]["ndcg@3"] != first["metrics"]["ndcg@3"] and again["split_hash"] == first["split_hash"]
     assert again["seeds"] == [1, 2] and again["comparisons"]["ndcg@3"]["n"] == first["comparisons"]["ndcg@3"]["n"]
+    assert 0 < again["budget"]["minutes"] < first["budget"]["minutes"] and "valid" in first and "valid" not in again
+    titles = [line for line in file.with_suffix(".md").read_text().splitlines() if line.startswith(("## ", "### "))]
+    both = [place for place, title in enumerate(titles) if title == "### Both"]
+    assert len(both) == 2 and max(both) < titles.index("## tiny, shorter lists")  # which has one of the two
     folders = [path for path in (tmp_path / "runs").glob("*-again-*")]
     assert len(folders) == 5 and not any((path / "model.safetensors").exists() for path in folders)
     run_dir = next((tmp_path / "runs").glob("tiny-BPR-1-*/result.json")).parent
