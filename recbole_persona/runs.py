@@ -47,7 +47,6 @@ _CAME_LATER = {
     "target_events": None,
     "held_out_users": None,
     "eval_history": "in order",
-    "user_dropout": 0.0,
     "item_vectors": False,
     "code_levels": 3,
     "own_symbols": False,

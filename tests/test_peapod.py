@@ -175,7 +175,6 @@ def test_a_mistake_about_users_is_one_sentence(data, folder):
     for settings, sentence in (
         ({"control": "none"}, "control is one of"),
         ({"n_neighbours": 0}, "n_neighbours is a whole number"),
-        ({"user_dropout": 1}, "user_dropout is a share"),
         ({"user_vectors": "some/run"}, "recbole_persona.run"),
     ):
         with pytest.raises(UserError, match=sentence):
@@ -232,22 +231,6 @@ def test_the_context_is_made_of_neighbours(data):
     torch.testing.assert_close(model.context(rows, "sequential")[0], before[0])
     model.user_vectors[model.neighbours[user][0]] = 1.0
     assert not torch.allclose(model.context(rows, "sequential")[0], before[0])
-
-
-@torch.no_grad()
-def test_some_users_are_shown_as_new_ones_in_training_alone(data):
-    plain, loaders = small_pod(data)
-    model, _ = small_pod(data, user_dropout=0.5)
-    rows = held_out(loaders).repeat(50)
-    full = plain.context(rows, "sequential")
-    torch.testing.assert_close(model.context(rows, "sequential"), full)
-    model.train()
-    found = model.context(rows, "sequential")
-    bias = model.user_prompt.bias.view(3, -1)
-    new = (found[:, 3:] == bias).flatten(1).all(dim=1)
-    torch.testing.assert_close(found[~new], full[~new])
-    torch.testing.assert_close(found[:, :3], full[:, :3])
-    assert 0.4 < new.double().mean() < 0.6
 
 
 @pytest.mark.parametrize("name", ["POD", "PeaPOD"])

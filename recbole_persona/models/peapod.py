@@ -33,8 +33,8 @@ class Attended(NamedTuple):
 class PeaPOD(POD):
     """[prompt of the task; prompt of the user; text of the prompt] -> code of an item, or a sentence.
 
-    Config keys: ``user_vectors``, ``user_vector_size``, ``n_neighbours``, ``n_heads``, ``user_tokens``, ``user_dropout``,
-    ``control``, and those of :class:`POD`.
+    Config keys: ``user_vectors``, ``user_vector_size``, ``n_neighbours``, ``n_heads``, ``user_tokens``, ``control``,
+    and those of :class:`POD`.
     """
 
     def __init__(self, config, dataset):
@@ -49,7 +49,7 @@ class PeaPOD(POD):
         self.register_buffer("user_vectors", space.vectors)
         self.register_buffer("item_vectors", space.items)
         self.register_buffer("neighbours", space.neighbours)
-        self.control, self.dropout = config["control"], config["user_dropout"]
+        self.control = config["control"]
         self.solves = config["user_vectors"] == "pmf" and self.control != "random_vectors"
         self.attention = NeighbourAttention(size, config["n_heads"])
         self.user_prompt = nn.Linear(size, config["user_tokens"] * self.backbone.dimension)
@@ -106,9 +106,6 @@ class PeaPOD(POD):
     def context(self, interaction, task):
         """(B, P, d): the task's tokens, then the user's; a user without neighbours has those of the bias alone."""
         pooled = interaction[POOLED] if POOLED in interaction else _pooled(self.attended(interaction))
-        if self.training and self.dropout:
-            known = torch.rand(len(pooled), 1, device=pooled.device) >= self.dropout
-            pooled = pooled * known  # else as if the user were new: a user's vector knows what the rows ask for
         return torch.cat([super().context(interaction, task), self._user_tokens(pooled)], dim=1)
 
     def _user_tokens(self, pooled):
@@ -164,8 +161,6 @@ def _check(config):
     """UserError for values that mean nothing."""
     if config["control"] is not None and config["control"] not in CONTROLS:
         raise UserError(f"control is one of {', '.join(CONTROLS)}, or none (~), not {config['control']!r}.")
-    if not 0 <= config["user_dropout"] < 1:
-        raise UserError(f"user_dropout is a share from 0, below 1, not {config['user_dropout']!r}.")
     for key in ("user_vector_size", "n_neighbours", "user_tokens"):
         if not isinstance(config[key], int) or config[key] < 1:
             raise UserError(f"{key} is a whole number from 1, not {config[key]!r}.")
