@@ -240,9 +240,9 @@ class Features:
         return once(struct, "data.finder", lambda: named_features.FeatureFinder(struct.get("data.features")))
 
     def named(self, struct) -> list[list[int]]:
-        """(n,) numbers of the finder."""
+        """(n,) numbers of the finder. Each text's words are dropped with it: to keep millions is slow."""
         finder = self.finder(struct)
-        return once(struct, "text.named", lambda: [finder.named(one) for one in word_lists(struct, "generated")])
+        return once(struct, "text.named", lambda: [finder.named(words(text)) for text in struct.get("text.generated")])
 
     def columns(self, struct):
         names = self.finder(struct).names
