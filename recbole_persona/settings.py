@@ -16,12 +16,15 @@ from recbole_persona.errors import UserError
 _WHOLE = {
     "epochs": 0, "eval_step": 0, "stopping_step": 0, "worker": 0, "seed": 0, "split_seed": 0,
     "train_batch_size": 1, "eval_batch_size": 1, "MAX_ITEM_LIST_LENGTH": 1,
+    "n_beams": 1, "text_beams": 1, "longest_answer": 1, "n_candidates": 2, "code_levels": 1, "task_tokens": 0,
+    "user_tokens": 1, "n_neighbours": 1, "n_heads": 1,
     "metric_decimal_place": 0, "loss_decimal_place": 0,
 }  # fmt: skip
 _CHOICES = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "state": ("debug", "info", "warning", "error", "critical"),
 }
+_NAMES = ("backbone", "user_vectors")
 _INTERVALS = [f"{what}_num_interval" for what in ("user_inter", "item_inter", "entity_kg", "relation_kg")]
 _END = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf)"
 _INTERVAL = re.compile(rf"\s*[\[(]\s*{_END}\s*,\s*{_END}\s*[\])]\s*")
@@ -65,6 +68,8 @@ def _check_kind(key, value, default):
             raise UserError(f"{key} must be a whole number of at least {least}; it is {value!r}.")
         if key.endswith("seed") and value >= 2**32:
             raise UserError(f"{key} must be less than 2**32; it is {value}.")
+    elif key in _NAMES and not isinstance(value, str):
+        raise UserError(f"{key} must be a name; it is {value!r}.")
     elif key in ("learning_rate", "weight_decay"):
         if not _is_number(value) or not math.isfinite(value) or value < 0 or (key == "learning_rate" and value == 0):
             raise UserError(f"{key} must be a positive number; it is {value!r}.")

@@ -1,6 +1,7 @@
 """Backbones from folders: what is read, what is trained, what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -59,6 +60,30 @@ def test_a_folder_is_read_as_it_is(folder):
     assert all(torch.equal(value, saved[name]) for name, value in backbone.llm.state_dict().items())
     assert backbone.longest == (None if backbone.is_seq2seq else 1024)
     assert backbone.tokens("user 3") == backbone.tokenizer("user 3", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("asked", [{"item_vectors": True}, {"every_prefix": False}, {"tasks": ["sequential", "topn"]}])
+def test_weights_of_half_precision_read_what_is_added_to_their_vectors(data, folder, asked):
+    model, loaders = small_pod(data, "POD", backbone=str(folder), dtype="bfloat16", **asked)
+    model.float()
+    model.backbone.to(torch.bfloat16)
+    for batch in loaders[0]:
+        assert model.calculate_loss(batch).isfinite()
+    rows = loaders[2]._dataset[torch.arange(3)]
+    assert model.full_sort_predict(rows).view(3, -1).isfinite().sum() == 21
+
+
+def test_weights_or_a_tokenizer_that_are_not_there(folder, tmp_path):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Backbone(settings_of(broken))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"neither a folder with a config\.json"):
+        Backbone(settings_of(tmp_path / "empty"))
+    silent = shutil.copytree(folder, tmp_path / "silent", ignore=shutil.ignore_patterns("*token*"))
+    with pytest.raises(UserError, match="cannot write digits"):
+        Backbone(settings_of(silent))
 
 
 def trainable(module):

@@ -282,6 +282,8 @@ def test_forms_of_pairs(tmp_path, name, text):
         ("a.csv", b"user,thing\nu2,i2\n", "has no column item_id or item; it has user, thing"),
         ("a.csv", b"user,item\nu1,i1\nu2\n", "line 3, lacks the id"),
         ("a.csv", b"user,item\nu1,\n", "line 2, lacks the id"),
+        ("a.csv", b'user,item,title\nu1,i1,"The Movie\nu2,i2,x\n', "below line 1 is no CSV"),
+        ("a.csv", b'user,item,title\nu1,i1,x\nu2,i2,"The" Movie\n', "below line 2 is no CSV"),
         ("a.csv", b"\xff\xfe1", "UTF-8"),
         ("a.jsonl", b'{"user": "u1", "item": "i1"}\n{"user": ', "line 2, is no JSON object"),
         ("a.jsonl", b"[1]\n", "line 1, is no JSON object"),

@@ -102,10 +102,17 @@ def test_prompts_are_those_written_row_by_row():
         assert told == [(codes[i][-1], i) for i in [item, *history, *rows["candidates"][number].tolist()]]
 
 
-@pytest.mark.parametrize("template", ["{who}", "{item title}", "{titles.item}"])
+@pytest.mark.parametrize("template", ["{who}", "{item title}", "{titles.item}", "{history.}", "{}", "{history"])
 def test_a_template_that_names_nothing_known(template):
     with pytest.raises(UserError, match="The template"):
         parse(template)
+
+
+def test_a_row_that_lacks_what_the_prompt_names():
+    tokens = trained_tokenizer(["after"], [], 300)
+    writer = Writer(["{user} after {history}"], tokens.encode, {"item": Ragged.of([[], [3]])})
+    with pytest.raises(UserError, match=r"names \{user\}, and these rows have no user"):
+        writer.write(0, {"history": torch.tensor([[1]]), "length": torch.tensor([1])})
 
 
 def test_a_tokenizer_is_the_same_each_time_and_keeps_words_whole():
@@ -156,6 +163,23 @@ def test_sequential_numbers_follow_the_training_part():
     base = item_codes.BASE
     symbols = codes.symbols - np.array([0, codes.symbols[1:, 0].max() + 1])
     assert [symbols[item] @ [base, 1] for item in (5, 7, 3, 1, 2, 4)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_clusters_are_divided_until_they_are_small():
+    """More items than one spectral cluster keeps; in blocks that are chosen together."""
+    rng = np.random.default_rng(0)
+    block = np.arange(200) % 4
+    likes = rng.random((300, 200)) < np.where(rng.integers(4, size=300)[:, None] == block, 0.3, 0.005)
+    matrix = sp.csr_array(np.column_stack([np.zeros(300), likes]))
+    codes = item_codes.collaborative_codes(matrix, 0).symbols[1:]
+    assert len(np.unique(codes, axis=0)) == 200
+    _, first = np.unique(codes[:, 0], return_inverse=True)
+    same = [np.bincount(block[first == one]).max() / (first == one).sum() for one in range(first.max() + 1)]
+    assert first.max() > 0 and np.mean(same) > 0.9
+
+
+def test_texts_of_one_word():
+    assert item_codes.text_vectors(["", "loud", "loud", "loud loud"], 0).shape == (4, 1)
 
 
 def test_residual_levels_divide_what_is_left_over():

@@ -176,6 +176,12 @@ def test_modes_that_cannot_work_are_refused(folder, change):
     assert "\n" not in str(error.value)
 
 
+def test_labels_that_are_not_there(folder):
+    *_, test, _, trainer = prepared(Personas, folder, **{**MIXED, "value_mode": "labeled"})
+    with pytest.raises(UserError, match="needs the column 'label'"):
+        trainer.evaluate(test, load_best_model=False)
+
+
 def test_trees_have_no_ranking(folder):
     pytest.importorskip("lightgbm")
     with pytest.raises(UserError, match="leave out the ranking metrics"):

@@ -174,7 +174,9 @@ def test_a_mistake_about_users_is_one_sentence(data, folder):
         assert not (data.parent / "never" / "result.json").is_file()
     for settings, sentence in (
         ({"control": "none"}, "control is one of"),
-        ({"n_neighbours": 0}, "n_neighbours is a whole number"),
+        ({"n_neighbours": 0}, "n_neighbours must be a whole number"),
+        ({"n_heads": 2.0}, "n_heads must be a whole number"),
+        ({"user_vectors": 5}, "user_vectors must be a name"),
         ({"user_vectors": "some/run"}, "recbole_persona.run"),
     ):
         with pytest.raises(UserError, match=sentence):
@@ -328,6 +330,8 @@ def test_who_is_not_known_is_known_by_the_history(data, control):
 def test_recommend_to_and_explain_for_a_new_user(trained):
     table = recommend(trained["run_dir"], history=["i1", "i2", "i3"], topk=4)
     assert len(table) == 4 and not {"i1", "i2", "i3"} & set(table["item"])
+    everyone = recommend(trained["run_dir"], topk=7)  # as many as there are beams, none of them spent on what is known
+    assert (everyone.groupby("user")["item"].nunique() == 7).all()
     (first, *_) = explain(trained["run_dir"], history=["i1", "i2", "i3"], topk=2)
     assert first["user"] == "new user" and len(first["neighbours"]) == 4
 

@@ -3,13 +3,19 @@
 import pytest
 import torch
 import upstream_models
+from recbole.data.interaction import Interaction
 from small_pod import epoch_losses, small_pod
 
+from recbole_persona.config import Config
+from recbole_persona.data.training_part import training_interactions
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate.collector import Collector
 from recbole_persona.lm.backbone import IGNORED, token_loss
-from recbole_persona.lm.task_batches import CANDIDATES, TASK
+from recbole_persona.lm.item_codes import in_order_of_users
+from recbole_persona.lm.task_batches import CANDIDATES, SEEN, TASK
 
 torch.set_num_threads(1)
+EVAL = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
 BACKBONES = ["scratch:t5-tiny", "scratch:tiny"]
 
 
@@ -79,16 +85,83 @@ def test_items_of_the_history_have_vectors_of_their_own(data, backbone):
 
 @torch.no_grad()
 def test_beams_leave_out_what_the_user_has_seen(data):
-    model, loaders = small_pod(data, mask_history=True)
-    rows = held_out(loaders)
+    """All of it, though a prompt holds three items; and so they are as many as there are beams."""
+    model, loaders = small_pod(data, mask_history=True, MAX_ITEM_LIST_LENGTH=3)
+    rows, (place, item), *_ = next(iter(loaders[2]))
     scores = model.full_sort_predict(rows).view(len(rows), -1)
+    assert len(item) > 6 * len(rows) and scores[place, item].isinf().all()
     assert (scores.isfinite().sum(dim=1) == 7).all()
-    assert scores.gather(1, rows["item_id_list"]).isinf().all()
+    model.rank_by = "score"
+    expected = model.full_sort_predict(rows).view(len(rows), -1)
+    expected[place, item] = -torch.inf
+    found = scores.isfinite()
+    torch.testing.assert_close(scores[found], expected[found])
+    again = rows[SEEN].clone()
+    again[:, 0] = 0
+    model.rank_by, rows[SEEN] = "beams", again
+    assert (model.full_sort_predict(rows).view(len(rows), -1).isfinite().sum(dim=1) == 7).all()
+
+
+def test_what_beams_do_not_find_is_no_hit(data):
+    """A list of two beams has ten places, and RecBole's own list of hits goes by the places alone."""
+    settings = {"metrics": ["Hit"], "topk": [10], "valid_metric": "Hit@10", "data_path": str(data.parent)}
+    config = Config("POD", "tiny", config_dict=settings)
+    scores = torch.full((3, 41), -torch.inf)
+    scores[:, [5, 7]] = torch.tensor([-1.0, -2.0])
+    collector = Collector(config)
+    targets = torch.tensor([7, 1, 9])
+    collector.eval_batch_collect(scores, Interaction({"user_id": torch.arange(3)}), torch.arange(3), targets)
+    lists = collector.get_data_struct()["rec.topk"]
+    assert lists[:, :-1].sum(dim=1).tolist() == [1, 0, 0] and lists[:, -1].tolist() == [1, 1, 1]
+
+
+def test_weights_go_with_the_codes_that_they_were_trained_on(data):
+    state = small_pod(data)[0].state_dict()
+    small_pod(data)[0].load_state_dict(state)
+    with pytest.raises(UserError, match="other codes of items"):
+        small_pod(data, item_codes="random")[0].load_state_dict(state)
+
+
+def test_choices_are_among_items_that_the_user_has_never_chosen(data):
+    """A user's first item is no row's target, and no negative."""
+    _, loaders = small_pod(data, tasks=["sequential", "topn"], rows_of_a_user={}, n_candidates=20)
+    users, items = training_interactions(loaders[0]._dataset, "user_id", "item_id")
+    chosen = set(zip(users.tolist(), items.tolist()))
+    assert len(items) > len(loaders[0]._dataset.inter_feat)
+    rows = [batch for batch in loaders[0] if CANDIDATES in batch]
+    for user, target, candidates in zip(*(torch.cat([b[n] for b in rows]) for n in ("user_id", "item_id", CANDIDATES))):
+        mine = [(int(user), item) for item in candidates.tolist() if (int(user), item) in chosen]
+        assert mine == [(int(user), int(target))]
+
+
+@pytest.mark.parametrize("split", [{"LS": "valid_and_test"}, {"RS": [0.8, 0.1, 0.1]}])
+def test_items_are_numbered_as_the_training_part_met_them(data, split):
+    _, loaders = small_pod(data, eval_args=EVAL | {"split": split, "mode": "full"})
+    dataset, expected = loaders[0]._dataset, []
+    feat = dataset.inter_feat
+    for user in range(1, dataset.user_num):
+        mine = [row for row in range(len(feat)) if feat["user_id"][row] == user]
+        firsts = [feat["item_id_list"][row, 0].item() for row in mine if feat["item_length"][row] == 1]
+        expected += firsts + feat["item_id"][mine].tolist()
+    assert in_order_of_users(dataset).tolist() == expected
+
+
+def test_somebody_who_chose_everything_has_no_negatives(data, tmp_path):
+    lines = [f"u1\ti{item}\t3\t{item}" for item in range(5)] + [f"u2\ti{item}\t3\t{item}" for item in range(5)]
+    lines += [f"u{user}\ti{item}\t3\t{item}" for user in (3, 4) for item in range(4)]
+    lines += [f"u1\ti{item}\t3\t{item + 9}" for item in range(2)]
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    (folder / "tiny.inter").write_text("\n".join([head, *lines]))
+    columns = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
+    with pytest.raises(UserError, match="No item is left to be a negative for user 'u1'"):
+        small_pod(folder, "POD", tasks=["sequential", "topn"], load_col=columns, n_candidates=3, n_beams=2)
 
 
 @torch.no_grad()
 def test_candidates_are_named_in_the_prompt(data):
-    model, loaders = small_pod(data, tasks=["topn"])
+    model, loaders = small_pod(data, tasks=["topn"], eval_args=EVAL | {"mode": "uni5"})
     rows = held_out(loaders, 4)
     items = torch.stack([torch.randperm(model.n_items - 1)[:5] + 1 for _ in range(4)])
     scores = model.score_candidates(rows, items)
@@ -193,7 +266,7 @@ def test_ignored_labels_have_no_part_in_the_loss():
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"backbone": "no/such-model"}, "neither a folder nor in the cache"),
+        ({"backbone": "no/such-model"}, "neither a folder with a config.json that can be read nor in the cache"),
         ({"backbone": "scratch:huge"}, "A backbone from scratch is"),
         ({"adapt": "lora"}, "has learned nothing yet"),
         ({"tasks": ["chat"]}, "tasks is a list of some of"),
@@ -216,10 +289,24 @@ def test_ignored_labels_have_no_part_in_the_loss():
         ({"rank_by": "chance"}, "rank_by is one of"),
         ({"n_beams": 1000}, "more beams|items"),
         ({"rows_of_a_user": {"topn": 0}}, "rows_of_a_user gives tasks a whole number"),
-        ({"task_tokens": -1}, "task_tokens is a whole number from 0"),
+        ({"rows_of_a_user": 1}, "rows_of_a_user gives tasks a number"),
+        ({"n_beams": 0}, "n_beams must be a whole number of at least 1"),
+        ({"text_beams": 2.0}, "text_beams must be a whole number"),
+        ({"longest_answer": 0}, "longest_answer must be a whole number"),
+        ({"n_candidates": 5.0}, "n_candidates must be a whole number of at least 2"),
+        ({"backbone": None}, "backbone must be a name"),
+        ({"backbone_dropout": None}, "backbone_dropout is a share"),
+        ({"templates": {"sequential": ["{history.}"]}}, "a template knows"),
+        ({"templates": {"sequential": ["{} {history}"]}}, "a brace that names nothing"),
+        ({"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}, "takes no negatives"),
+        ({"tasks": ["topn"]}, "rank all items, and tasks"),
+        ({"metrics": ["NDCG", "RMSE"]}, "RMSE compares scores with ratings"),
+        ({"attn_implementation": "some"}, "attn_implementation: "),
+        ({"dtype": "float17"}, "dtype is one of torch's"),
+        ({"task_tokens": -1}, "task_tokens must be a whole number of at least 0"),
         ({"padding_in_loss": True}, "has an encoder and a decoder"),
         ({"code_field": "class", "item_codes": "random"}, "code_field is read by"),
-        ({"code_levels": 0}, "code_levels is a whole number from 1"),
+        ({"code_levels": 0}, "code_levels must be a whole number of at least 1"),
         ({"own_symbols": True, "item_codes": "random"}, "own_symbols is read by"),
         ({"item_codes": "title"}, "code_field: title, and tiny has no such column"),
         ({"task_schedule": "random"}, "task_schedule is one of"),

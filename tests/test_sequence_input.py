@@ -167,6 +167,15 @@ def test_ready_made_lists(tmp_path):
     assert result["protocol"]["order"] is None and result["statistics"]["test"] == 4
 
 
+def test_ready_made_lists_for_a_language_model(tmp_path):
+    settings = ready(tmp_path, LINES, topk=[1], metrics=["Hit"], valid_metric="Hit@1", MAX_ITEM_LIST_LENGTH=4)
+    settings |= {"backbone": "scratch:tiny", "n_beams": 2, "every_prefix": False, "task_tokens": 1}
+    settings.pop("hidden_size", None)
+    assert run("POD", "tiny", config_dict=settings | {"item_codes": "sequential"})["result"]["statistics"]["test"] == 4
+    with pytest.raises(UserError, match="p5_leaky numbers whole sequences"):
+        run("POD", "tiny", config_dict=settings | {"item_codes": "p5_leaky", "run_dir": str(tmp_path / "other")})
+
+
 def test_ready_made_lists_are_masked(tmp_path):
     config = Config("SASRec", "tiny", config_dict=ready(tmp_path, LINES) | {"mask_history": True})
     *_, test = data_preparation(config, create_dataset(config))

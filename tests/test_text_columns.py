@@ -67,6 +67,12 @@ def test_places_of_any_shape():
             store[place]
 
 
+def test_a_text_of_blanks_says_nothing():
+    store = TextStore()
+    places = torch.tensor([store.append(text) for text in ("a", " ", "", "\t\u3000\n", "b")])
+    assert store.filled(places).tolist() == [0, 4] and store[places] == ["a", " ", "", "\t\u3000\n", "b"]
+
+
 def test_a_store_takes_what_its_bytes_take():
     """And no array as wide as the longest text."""
     store = TextStore()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -10,7 +11,7 @@ from transformers import LogitsProcessorList
 
 from recbole_persona.errors import UserError
 from recbole_persona.lm.decoding import Beams, TrieProcessor, beam_search, generate_items
-from recbole_persona.lm.tree_decoder import read_inputs, tree_decoder
+from recbole_persona.lm.tree_decoder import check_decodable, read_inputs, tree_decoder
 from recbole_persona.lm.trie import Candidates, Trie
 
 torch.set_num_threads(1)
@@ -276,6 +277,13 @@ def test_bad_input(models):
     with pytest.raises(UserError, match="cannot be decoded along a trie"):
         windowed = tiny_model("Qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=0)
         beam_search(windowed, trie, 3, **tiny_inputs(windowed))
+    for kind, by_place in (
+        ("GPTNeo", {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "hidden_size": 16, "num_heads": 2}),
+        ("Falcon", {"alibi": True, "num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}),
+    ):
+        config = getattr(transformers, f"{kind}Config")(vocab_size=40, **by_place)
+        with pytest.raises(UserError, match="cannot be decoded along a trie"):
+            check_decodable(getattr(transformers, f"{kind}ForCausalLM")(config))
     with pytest.raises(UserError, match="plain logits; use its generate with a TrieProcessor"):
         scaled = tiny_model("Llama", logits_scaling=8.0)
         beam_search(scaled, trie, 3, **tiny_inputs(scaled))

@@ -22,6 +22,7 @@ _JUDGING = (
     "mask_history",
     "metrics",
     "topk",
+    "bertscore_encoder",
 )  # what a finished run can be tested again with
 _KINDS = ("model", "study", "rerank", "published")  # a row has exactly one of them
 _ROW = {"name", "status", "against", *_KINDS}

@@ -91,6 +91,23 @@ class NegativeSampler:
         return torch.from_numpy(item)
 
 
+def checked_sampler(dataset, users, items, weights) -> NegativeSampler:
+    """The :class:`NegativeSampler` of interactions of a data set.
+
+    Raises:
+        UserError: one of the users has interacted with every item that has a weight.
+    """
+    sampler = NegativeSampler(users, items, dataset.user_num, dataset.item_num, weights)
+    without = users[torch.from_numpy(sampler.free)[users] == 0]
+    if len(without):
+        user = str(dataset.id2token(dataset.uid_field, int(without[0])))
+        raise UserError(
+            f"No item is left to be a negative for user {user!r}, who has interacted with all of them; "
+            "leave such users out with user_inter_num_interval."
+        )
+    return sampler
+
+
 class OrderedTrainLoader(TrainDataLoader):
     """RecBole's training loader, whose ``collate_fn`` is handed the numbers of a batch as a tensor (B,)."""
 
@@ -138,15 +155,7 @@ class SampledTrainLoader(OrderedTrainLoader):
     def _negative_sampler(self):
         dataset, settings = self._dataset, self.neg_sample_args
         weights = negative_weights(self.items, dataset.item_num, settings["distribution"], settings["alpha"])
-        sampler = NegativeSampler(self.users, self.items, dataset.user_num, dataset.item_num, weights)
-        without = self.users[torch.from_numpy(sampler.free)[self.users] == 0]
-        if len(without):
-            user = dataset.id2token(dataset.uid_field, int(without[0]))
-            raise UserError(
-                f"No item is left to be a negative for user {user!r}, who has interacted with all of them; "
-                "leave such users out with user_inter_num_interval."
-            )
-        return sampler
+        return checked_sampler(dataset, self.users, self.items, weights)
 
     def _init_batch_size_and_step(self):
         super()._init_batch_size_and_step()

@@ -46,14 +46,21 @@ class TextStore:
     def __init__(self):
         self._bytes = bytearray()
         self._ends = array("q", [0])
+        self._blanks = array("q", [0])
 
     def append(self, text: str) -> int:
         """The place of a new text; 0 when it is empty."""
         if not text:
             return 0
+        if not text.strip():
+            self._blanks.append(len(self._ends))
         self._bytes += text.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._bytes))
         return len(self._ends) - 1
+
+    def filled(self, places) -> np.ndarray:
+        """The places (n,) among ``places`` (N,) that hold a text of more than blanks, by their numbers."""
+        return np.flatnonzero(~np.isin(places, self._blanks))
 
     def __len__(self) -> int:
         """The number of places, place 0 included."""

@@ -6,6 +6,7 @@ rescaling; values of two encoders cannot be compared.
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional as F
 
 from recbole_persona.errors import UserError, one_sentence
@@ -30,7 +31,7 @@ class BertScore:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
             model = AutoModel.from_pretrained(encoder, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise UserError(
                 f"bertscore_encoder names the folder of a Hugging Face encoder, or one in the local cache, and {encoder!r} "
                 f"cannot be read: {one_sentence(error)}"

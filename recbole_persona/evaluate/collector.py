@@ -110,7 +110,8 @@ class Collector(RecboleCollector):
         if "rec.topk" in self.needs:
             relevant = torch.zeros_like(scores, dtype=torch.bool)
             relevant[positive_u, positive_i] = True
-            hits, counts = relevant.gather(1, items), relevant.sum(1, keepdim=True)
+            hits = relevant.gather(1, items) & (best > -torch.inf)  # what has no score fills up, and is no hit
+            counts = relevant.sum(1, keepdim=True)
             self.data_struct.update_tensor("rec.topk", torch.cat([hits.long(), counts], dim=1))
 
     @torch.no_grad()

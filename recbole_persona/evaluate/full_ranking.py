@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
-from recbole.utils import ModelType
+from recbole.utils import ModelType, get_model
 
 from recbole_persona.evaluate.protocols import masks_seen
-from recbole_persona.evaluate.seen import before_targets, up_to_phase, windows_of
+from recbole_persona.evaluate.seen import before_targets, seen_column, up_to_phase, windows_of
 
 SCORES = 2**26  # that a batch holds at most, 256 MiB in single precision
 
@@ -33,6 +33,7 @@ class FullSortLoader(FullSortEvalDataLoader):
         self.uid_field, self.iid_field = dataset.uid_field, dataset.iid_field
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         self.masks = masks_seen(config)
+        self.model_class = getattr(config, "model_class", None) or get_model(config["model"])
         if self.is_sequential:
             self.seen = before_targets(dataset) if self.masks else None
             self.sample_size = len(dataset)
@@ -90,6 +91,9 @@ class FullSortLoader(FullSortEvalDataLoader):
                 return rows, None, positive_u, positive_i
             place, item = self.seen.of(torch.as_tensor(index))
             other = item != positive_i[place]
-            return rows, (place[other], item[other]), positive_u, positive_i
+            seen = place[other], item[other]
+            if getattr(self.model_class, "reads_seen", False):
+                rows.update(seen_column(*seen, len(rows)))
+            return rows, seen, positive_u, positive_i
         index = torch.as_tensor(index)
         return self.user_df[index], self.seen.of(index) if self.masks else None, *self.targets.of(index)

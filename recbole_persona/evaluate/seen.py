@@ -4,9 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from recbole.data.interaction import Interaction
 
 from recbole_persona.data.histories import END, HistoryRows
 from recbole_persona.errors import UserError
+from recbole_persona.lm.ragged import Ragged
+from recbole_persona.lm.task_batches import SEEN
 
 PHASES = ("train", "valid", "test")
 
@@ -79,6 +82,17 @@ def up_to_phase(sampler) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(
         torch.cat([part.inter_feat[field] for part in parts]) for field in (parts[0].uid_field, parts[0].iid_field)
     )
+
+
+def seen_column(places, items, n_rows) -> Interaction:
+    """The column that a model with ``reads_seen`` looks at, which is no better off for items that are taken out later.
+
+    Args:
+        places: (H,), at which of the rows each of ``items`` (H,) was seen.
+    """
+    order = places.argsort(stable=True)
+    ends = places.bincount(minlength=n_rows).cumsum(0)
+    return Interaction({SEEN: Ragged(items[order], torch.cat([ends.new_zeros(1), ends])).padded()[0]})
 
 
 def parts_of(sampler) -> list:

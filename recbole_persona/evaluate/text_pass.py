@@ -89,7 +89,7 @@ class HeldOutTexts:
         self.config, self.loader, self.dataset = config, loader, loader._dataset
         feat, field = self.dataset.inter_feat, config["explanation_field"]
         self.store = text_store(self.dataset, field, reader)
-        self.places = (feat[field] > 0).nonzero().squeeze(1)
+        self.places = torch.from_numpy(self.store.filled(feat[field]))
         if not len(self.places):
             raise UserError(
                 f"No held-out row of {self.dataset.dataset_name!r} has a text {field!r} to compare with; change the split."

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -158,7 +159,10 @@ def _from_scratch(name, vocabulary, config):
             embd_pdrop=dropout, attn_pdrop=0.0, bos_token_id=1, eos_token_id=1, pad_token_id=0,
             activation_function="gelu_pytorch_tanh",  # one kernel, as is attention without dropout on a CPU
         )  # fmt: skip
-        return AutoModelForCausalLM.from_config(made, attn_implementation=config["attn_implementation"] or "sdpa")
+        try:
+            return AutoModelForCausalLM.from_config(made, attn_implementation=config["attn_implementation"] or "sdpa")
+        except (ImportError, ValueError) as error:
+            raise UserError(f"attn_implementation: {one_sentence(error)}") from None
     made = T5Config(
         vocab_size=vocabulary, d_model=size, d_kv=size // heads, d_ff=4 * size, num_layers=layers, num_heads=heads,
         dropout_rate=dropout, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
@@ -177,8 +181,9 @@ def _described(name, config):
                 f"{name} runs code of its own; set trust_remote_code: True if you trust its authors."
             ) from None
         raise UserError(
-            f"There is no model {name!r}: it is neither a folder nor in the cache ({_cache()}); give a folder that holds "
-            "config.json and the weights, or fetch it first with `hf download`, or use scratch:small."
+            f"There is no model {name!r}: it is neither a folder with a config.json that can be read nor in the cache "
+            f"({_cache()}); give a folder that holds config.json and the weights, or fetch it first with `hf download`, or "
+            "use scratch:small."
         ) from None
     kinds = (
         (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM),
@@ -201,8 +206,11 @@ def _pretrained(name, config):
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = kind.from_pretrained(name, **options, **numbers)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{name} cannot be loaded: {one_sentence(error)}") from None
+    digits = tokenizer("0 1 2 3 4 5 6 7 8 9", add_special_tokens=False)["input_ids"]
+    if not digits or tokenizer.unk_token_id in digits:
+        raise UserError(f"The tokenizer of {name} cannot write digits; are its files missing?")
     model.config.tie_word_embeddings = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     return tokenizer, model
 
@@ -224,7 +232,9 @@ def _check(config):
     """UserError for values that mean nothing."""
     if config["adapt"] not in ADAPTATIONS:
         raise UserError(f"adapt is one of {', '.join(ADAPTATIONS)}, not {config['adapt']!r}.")
+    if config["dtype"] is not None and not isinstance(getattr(torch, str(config["dtype"]), None), torch.dtype):
+        raise UserError(f"dtype is one of torch's, such as bfloat16, not {config['dtype']!r}.")
     if config["adapt"] != "full" and config["backbone"].startswith(SCRATCH):
         raise UserError(f"A backbone from scratch has learned nothing yet: adapt: full, not {config['adapt']}.")
-    if not 0 <= config["backbone_dropout"] < 1:
+    if config["backbone_dropout"] is None or not 0 <= config["backbone_dropout"] < 1:
         raise UserError(f"backbone_dropout is a share from 0, below 1, not {config['backbone_dropout']!r}.")

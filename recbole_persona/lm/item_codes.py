@@ -16,8 +16,8 @@ from sklearn.cluster import KMeans, SpectralClustering
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from recbole_persona.data.histories import END
-from recbole_persona.data.training_part import training_matrix
+from recbole_persona.data.histories import HistoryRows
+from recbole_persona.data.training_part import training_interactions, training_matrix
 from recbole_persona.errors import UserError
 from recbole_persona.lm.tasks import column_texts
 
@@ -68,8 +68,6 @@ def item_codes(config, dataset):
     """
     kind, seed = config["item_codes"], config["split_seed"]
     levels, own = config["code_levels"], config["own_symbols"]
-    if not isinstance(levels, int) or levels < 1:
-        raise UserError(f"code_levels is a whole number from 1, not {levels!r}.")
     if own and kind != "semantic":
         raise UserError(f"own_symbols is read by the item_codes semantic, not by {kind}.")
     texts = _item_texts(config, dataset)
@@ -84,7 +82,7 @@ def item_codes(config, dataset):
             "item_codes: p5_leaky numbers items along whole sequences, test items included: it leaks what is to be "
             "predicted, and is here to reproduce published numbers alone."
         )
-        return sequential_codes(in_order_of_users(dataset, seed), dataset.item_num)
+        return sequential_codes(in_order_of_leaking_users(dataset, seed), dataset.item_num)
     met = training_matrix(dataset)
     if kind == "collaborative":
         return collaborative_codes(met, seed)
@@ -102,20 +100,23 @@ def _item_texts(config, dataset):
     return field and column_texts(dataset, dataset.get_item_feature(), field, f"code_field: {field}")
 
 
-def in_order_of_users(dataset, leaking_seed=None):
-    """(N,) items of the training part, user by user, each user's from the oldest to the newest.
+def in_order_of_users(dataset):
+    """(N,) items of the training part, user by user, each user's from the oldest to the newest."""
+    users, items = training_interactions(dataset, dataset.uid_field, dataset.iid_field)
+    place = np.zeros(len(users))  # a user's first item is no row's target
+    place[: len(dataset.inter_feat)] = np.arange(1, len(dataset.inter_feat) + 1)  # rows are in the order of time
+    return items[np.lexsort((place, users))]
 
-    With ``leaking_seed`` those of all parts, and the users in a random order, as P5 numbers them.
-    """
+
+def in_order_of_leaking_users(dataset, seed):
+    """As :func:`in_order_of_users` of all parts, the users in a random order, as P5 numbers them."""
     rows = dataset.inter_feat
-    flat, targets = rows.histories.flat, rows[END].numpy()
-    users, n_users = flat[dataset.uid_field].numpy(), dataset.user_num
-    items = flat[dataset.iid_field].numpy()
-    if leaking_seed is not None:
-        return items[np.random.default_rng(leaking_seed).permutation(n_users)[users].argsort(kind="stable")]
-    last = np.full(n_users, -1)
-    np.maximum.at(last, users[targets], targets)
-    return items[np.arange(len(users)) <= last[users]]
+    if not isinstance(rows, HistoryRows):
+        raise UserError(
+            "item_codes: p5_leaky numbers whole sequences, which a data set that comes split does not have."
+        )
+    users, items = (rows.histories.flat[field].numpy() for field in (dataset.uid_field, dataset.iid_field))
+    return items[np.random.default_rng(seed).permutation(dataset.user_num)[users].argsort(kind="stable")]
 
 
 def title_codes(titles) -> TitleCodes:
@@ -183,7 +184,9 @@ def _parts(graph, n_parts, seed):
     linked = np.flatnonzero(np.asarray(graph.sum(axis=0)).ravel() > 0)
     if len(linked) > n_parts:
         spectral = SpectralClustering(n_parts, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
-        found[linked] = spectral.fit_predict(graph[linked][:, linked] + sp.eye_array(len(linked)) * 1e-6)
+        some = (graph[linked][:, linked] + sp.eye_array(len(linked)) * 1e-6).tocsr()
+        some.indices, some.indptr = some.indices.astype(np.int32), some.indptr.astype(np.int32)  # all that it takes
+        found[linked] = spectral.fit_predict(some)
     largest = np.bincount(found).max()
     return found if largest < len(found) else np.arange(len(found)) % n_parts
 
@@ -239,7 +242,7 @@ def text_vectors(texts, seed, size=SVD_SIZE) -> np.ndarray:
     except ValueError:
         raise UserError("The texts of code_field hold no words: semantic codes cannot be made of them.") from None
     size = min(size, min(found.shape) - 1)
-    return TruncatedSVD(size, random_state=seed).fit_transform(found)
+    return TruncatedSVD(size, random_state=seed).fit_transform(found) if size else found.toarray()
 
 
 def _numbered(numbers, n_items) -> ItemCodes:

@@ -3,8 +3,9 @@
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_persona.data.sampling import NegativeSampler, OrderedTrainLoader, negative_weights
+from recbole_persona.data.sampling import OrderedTrainLoader, checked_sampler, negative_weights
 from recbole_persona.data.texts import text_store
+from recbole_persona.data.training_part import training_interactions
 from recbole_persona.data.windows import WindowTrainLoader
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import reads_then_writes
@@ -13,6 +14,7 @@ from recbole_persona.lm.tasks import TASKS, parse, templates_of
 
 TASK = "task"  # column: number of the batch's task in the key tasks, the same in every row
 CANDIDATES = "candidates"  # column (B, C): items of which one is the target
+SEEN = "seen_items"  # column (B, S) of held-out rows: items that are no candidates, 0 behind them
 SCHEDULES = ("mixed", "round_robin")
 
 
@@ -63,6 +65,10 @@ class TaskTrainLoader(OrderedTrainLoader):
         tasks = config["tasks"]
         sequential = _EvenWindows if takes_every_prefix(config) else _SequentialRows
         kinds = {"sequential": sequential, "topn": _CandidateRows, "explanation": _TextRows}
+        if config["train_neg_sample_args"]["distribution"] != "none":
+            raise UserError(
+                "A language model learns what was chosen and takes no negatives beside it; leave train_neg_sample_args: ~."
+            )
         if not tasks or not set(tasks) <= set(kinds) or len(set(tasks)) < len(tasks):
             raise UserError(f"tasks is a list of some of {', '.join(kinds)}, not {tasks!r}.")
         _check_numbers(config["rows_of_a_user"] or {})
@@ -147,11 +153,15 @@ class _CandidateRows(_TaskRows):
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         super().__init__(config, dataset, sampler, shuffle=shuffle)
-        users, items = (dataset.inter_feat[name] for name in (self.user_field, self.item_field))
-        weights = negative_weights(items, dataset.item_num, "uniform", 1.0)
-        self.negatives = NegativeSampler(users, items, dataset.user_num, dataset.item_num, weights)
+        chosen = training_interactions(
+            dataset, self.user_field, self.item_field
+        )  # first items too, which are no targets
+        users, items = map(torch.from_numpy, chosen)
+        self.negatives = checked_sampler(
+            dataset, users, items, negative_weights(items, dataset.item_num, "uniform", 1.0)
+        )
         self.n_negatives = config["n_candidates"] - 1
-        if not 1 <= self.n_negatives < dataset.item_num - 1:
+        if self.n_negatives >= dataset.item_num - 1:
             raise UserError(
                 f"n_candidates is 2 to the number of items ({dataset.item_num - 1}), not {config['n_candidates']}."
             )
@@ -173,11 +183,18 @@ class _TextRows(_TaskRows):
 
     def _rows(self, config, dataset):
         field = config["explanation_field"]
-        text_store(dataset, field, "The task explanation")
-        return (dataset.inter_feat[field] > 0).nonzero().squeeze(1)
+        store = text_store(dataset, field, "The task explanation")
+        rows = torch.from_numpy(store.filled(dataset.inter_feat[field]))
+        if not len(rows):
+            raise UserError(
+                f"No row of the training part of {dataset.dataset_name!r} has a text {field!r} to learn from."
+            )
+        return rows
 
 
 def _check_numbers(rows_of_a_user):
+    if not isinstance(rows_of_a_user, dict):
+        raise UserError(f"rows_of_a_user gives tasks a number, such as {{topn: 1}}, not {rows_of_a_user!r}.")
     for task, number in rows_of_a_user.items():
         if task not in TASKS or not isinstance(number, int) or number < 1:
             raise UserError(

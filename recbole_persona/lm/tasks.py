@@ -98,6 +98,10 @@ class Writer:
         """Tokens of what a name stands for, the number of each token's mention in its row, the item of each token (as in
         :class:`Prompts`), and how many mentions there are (B,)."""
         source = kind.partition(".")[0]
+        if source not in rows:
+            raise UserError(
+                f"The prompt names {{{kind}}}, and these rows have no {source}; a new user has a history alone."
+            )
         if source == "history":
             inside = torch.arange(rows["history"].shape[1]) < rows["length"].unsqueeze(1)
             ids, counts = rows["history"][inside], rows["length"]
@@ -125,11 +129,14 @@ def parse(template) -> list[tuple[str, str]]:
         UserError: a name that means nothing.
     """
     parts = []
+    if re.search(r"[{}]", re.sub(r"\{[^{}]+\}", "", template)):
+        raise UserError(f"The template {template!r} has a brace that names nothing.")
     for literal, name in re.findall(r"([^{}]*)(?:\{([^{}]*)\})?", template):
         if literal.strip():
             parts.append(("text", literal.strip()))
         if name:
-            if name.partition(".")[0] not in NAMES:
+            source, dot, column = name.partition(".")
+            if source not in NAMES or (dot and not column):
                 raise UserError(
                     f"The template {template!r} names {{{name}}}; a template knows {{user}}, {{item}}, {{history}}, "
                     "{candidates}, and columns such as {history.title} or {user.age}."

@@ -49,19 +49,27 @@ def tree_decoder(model, inputs, longest):
     Raises:
         UserError: a model whose positions or attention masks cannot be given.
     """
-    name, decoder = type(model).__name__, model.get_decoder()
+    check_decodable(model)
+    if model.config.is_encoder_decoder:
+        return T5TreeDecoder(model, inputs, longest)
+    return CausalTreeDecoder(model, inputs, DynamicCache(config=model.config))
+
+
+def check_decodable(model):
+    """UserError for a model that :func:`tree_decoder` cannot run."""
+    name, decoder, config = type(model).__name__, model.get_decoder(), model.config
     if decoder.config._attn_implementation not in ("eager", "sdpa"):
         raise UserError(
             f"Decoding along a trie needs attention that takes any mask: load {name} with attn_implementation sdpa."
         )
-    if model.config.is_encoder_decoder:
-        if model.config.model_type in ("t5", "mt5"):
-            return T5TreeDecoder(model, inputs, longest)
-    elif "position_ids" in inspect.signature(decoder.forward).parameters:
-        changed = [key for key in SCALED_LOGITS if getattr(model.config, key, None) not in (None, 1)]
-        cache = DynamicCache(config=model.config)
-        if not changed and not any(cache.is_sliding) and not any(cache.is_linear):
-            return CausalTreeDecoder(model, inputs, cache)
+    if config.is_encoder_decoder and config.model_type in ("t5", "mt5"):
+        return
+    if not config.is_encoder_decoder and "position_ids" in inspect.signature(decoder.forward).parameters:
+        changed = any(getattr(config, key, None) not in (None, 1) for key in SCALED_LOGITS)
+        by_place = getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ())
+        cache = DynamicCache(config=config)
+        if not changed and not by_place and not any(cache.is_sliding) and not any(cache.is_linear):
+            return
     raise UserError(
         f"{name} cannot be decoded along a trie by our own loop, which knows T5, MT5 and causal models with "
         "position_ids, full attention and plain logits; use its generate with a TrieProcessor."

@@ -6,13 +6,15 @@ or a sentence. Nothing is added to a vocabulary. Settings, formulas and cost: do
 Shapes: B rows, P vectors of context, L tokens, d dimensions of the backbone's tokens, I items (padding included).
 """
 
+import hashlib
 import logging
 from contextlib import contextmanager
 
 import torch
 from recbole.data.interaction import Interaction
+from recbole.evaluator.register import metric_types
 from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.utils import InputType
+from recbole.utils import EvaluatorType, InputType
 from torch import nn
 from transformers import LogitsProcessorList
 
@@ -23,8 +25,9 @@ from recbole_persona.lm.decoding import beam_search
 from recbole_persona.lm.item_codes import CODES, FIXED_LENGTH, item_codes
 from recbole_persona.lm.ragged import Ragged, concatenated
 from recbole_persona.lm.ranking import score_items
-from recbole_persona.lm.task_batches import CANDIDATES, TASK, takes_every_prefix
+from recbole_persona.lm.task_batches import CANDIDATES, SEEN, TASK, takes_every_prefix
 from recbole_persona.lm.tasks import TASKS, Prompts, Writer, literal_text, named_texts, templates_of
+from recbole_persona.lm.tree_decoder import check_decodable
 from recbole_persona.lm.trie import Candidates, Trie
 
 RANKINGS = ("beams", "score")
@@ -44,6 +47,7 @@ class LanguageRecommender(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE  # RecBole adds no negatives
+    reads_seen = True  # beams look for what is not in the column SEEN
     reads_fields = ("explanation_field",)
 
     def __init__(self, config, dataset):
@@ -51,7 +55,7 @@ class LanguageRecommender(SequentialRecommender):
         self.tasks = list(config["tasks"])
         _check(config, self.tasks)
         self.text_field, self.longest_answer = config["explanation_field"], config["longest_answer"]
-        self.rank_by, self.n_beams, self.masks_history = config["rank_by"], config["n_beams"], config["mask_history"]
+        self.rank_by, self.n_beams = config["rank_by"], config["n_beams"]
         self.text_beams = config["text_beams"]
         self.templates = {task: templates_of(config, task) for task in self.tasks}
         templates = [text for texts in self.templates.values() for text in texts]
@@ -76,6 +80,9 @@ class LanguageRecommender(SequentialRecommender):
         end = [] if config["item_codes"] in FIXED_LENGTH else [self.backbone.eos]
         self.answers = concatenated([pieces["item"], Ragged.of([[]] + [end] * (self.n_items - 1))])
         self.trie = Trie.build(self.answers.padded(fill=-1)[0])
+        self.register_buffer("codes", _digest(self.answers))
+        if any(TASKS[task].target == "item" for task in self.tasks):
+            check_decodable(self.backbone.bare)
         self.sentences = self._sentences(store)
         size = self.backbone.dimension
         self.word_embedding = nn.Embedding(WORDS, size, padding_idx=0) if config["whole_words"] else None
@@ -91,6 +98,15 @@ class LanguageRecommender(SequentialRecommender):
         found = self.backbone.ragged([store[place] for place in range(len(store))])
         ends = Ragged.of([[self.backbone.eos]] * len(store))
         return concatenated([found.first(self.longest_answer - 1), ends])
+
+    def _load_from_state_dict(self, state_dict, prefix, *others):
+        """Codes are made anew where a run is read."""
+        if not torch.equal(state_dict.setdefault(f"{prefix}codes", self.codes).cpu(), self.codes.cpu()):
+            raise UserError(
+                "These weights were trained with other codes of items than those that are made here: with other data, "
+                "texts or settings, or by other versions of scikit-learn or tokenizers; read them there, or train again."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     # The context
 
@@ -158,6 +174,8 @@ class LanguageRecommender(SequentialRecommender):
 
     def _prompt(self, interaction, task, template=-1):
         """Prompts of held-out rows are those of the last template."""
+        if task not in self.writers:
+            raise UserError(f"This {type(self).__name__} has learned {', '.join(self.tasks)}, and not {task} (tasks).")
         return self.writers[task].write(template, self._rows(interaction))
 
     def _answers(self, interaction, task):
@@ -175,6 +193,7 @@ class LanguageRecommender(SequentialRecommender):
         self._check_length(ids.shape[1])
         ids, mask = ids.to(context.device), mask.to(context.device)
         vectors = self.backbone.embed(ids)
+        stored = vectors.dtype  # what is added to them may be more precise
         if self.word_embedding is not None and not (self.every_prefix and task == "sequential"):
             numbers, _ = concatenated([slots.filled(0), prompt.words]).padded(side)
             vectors = vectors + self.word_embedding(numbers.clamp(max=WORDS - 1).to(context.device))
@@ -184,7 +203,7 @@ class LanguageRecommender(SequentialRecommender):
         first = mask.long().argmax(dim=1, keepdim=True)  # (B, 1), where each row begins
         places = first + torch.arange(context.shape[1], device=context.device)  # (B, P)
         rows = torch.arange(len(context), device=context.device).unsqueeze(1)
-        return vectors.index_put((rows, places), context.to(vectors.dtype)), mask
+        return vectors.index_put((rows, places), context.to(vectors.dtype)).to(stored), mask
 
     def _check_length(self, length):
         longest = self.backbone.longest
@@ -238,7 +257,7 @@ class LanguageRecommender(SequentialRecommender):
         return score_items(self.backbone.bare, self.trie, **self._inputs(rows, "sequential"))
 
     def _found(self, rows, _):
-        candidates = self._unseen(rows) if self.masks_history else None
+        candidates = self._unseen(rows[SEEN]) if SEEN in rows else None
         inputs = self._inputs(rows, "sequential")
         items, found = beam_search(self.backbone.bare, self.trie, self.n_beams, candidates, **inputs)
         return found.new_full((len(items), self.n_items), -torch.inf).scatter_(1, items, found)
@@ -278,9 +297,9 @@ class LanguageRecommender(SequentialRecommender):
             )
         return [text.strip() for text in self.backbone.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
-    def _unseen(self, interaction):
-        allowed = torch.ones(len(interaction), self.n_items, dtype=torch.bool, device=interaction[self.ITEM_SEQ].device)
-        return Candidates(self.trie, allowed.scatter_(1, interaction[self.ITEM_SEQ], False))
+    def _unseen(self, seen):
+        allowed = torch.ones(len(seen), self.n_items, dtype=torch.bool, device=seen.device)
+        return Candidates(self.trie, allowed.scatter_(1, seen, False))
 
 
 def _check(config, tasks):
@@ -288,9 +307,33 @@ def _check(config, tasks):
     for key, allowed in (("item_codes", CODES), ("rank_by", RANKINGS)):
         if config[key] not in allowed:
             raise UserError(f"{key} is one of {', '.join(allowed)}, not {config[key]!r}.")
+    for metric in config["metrics"]:
+        if metric.lower() in ("rmse", "mae", "logloss"):
+            raise UserError(
+                f"{metric} compares scores with ratings, and those of a language model are log-likelihoods."
+            )
+    lists = EvaluatorType.RANKING in {metric_types.get(metric.lower()) for metric in config["metrics"]}
+    ranks_all = lists and "full" in config["eval_args"]["mode"].values()
+    if lists and not {"sequential", *(() if ranks_all else ("topn",))} & set(tasks):
+        raise UserError(
+            f"metrics holds some that rank {'all items' if ranks_all else 'candidates'}, and tasks ({', '.join(tasks)}) has "
+            "none that teaches it: add sequential, or name other metrics, such as rouge-l."
+        )
+    if ranks_all and config["rank_by"] == "beams" and max(config["topk"]) > config["n_beams"]:
+        logging.getLogger().warning(
+            "topk holds %s, and %s beams find no more items than that; raise n_beams, or set rank_by: score.",
+            max(config["topk"]),
+            config["n_beams"],
+        )
     for task in config["templates"] or {}:
         if task not in tasks:
             raise UserError(f"templates has some for {task!r}, which is none of the tasks.")
+
+
+def _digest(codes):
+    """(1,) int64, a hash of ragged codes."""
+    content = b"".join(part.numpy().tobytes() for part in codes)
+    return torch.tensor([int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True)])
 
 
 @contextmanager

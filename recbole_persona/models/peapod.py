@@ -42,7 +42,7 @@ class PeaPOD(POD):
         _check(config)
         space = user_space(config, dataset)
         size = space.vectors.shape[1]
-        if config["n_heads"] < 1 or size % config["n_heads"]:
+        if size % config["n_heads"]:
             raise UserError(
                 f"n_heads divides the dimension of user vectors ({size}), which {config['n_heads']} does not."
             )
@@ -161,6 +161,3 @@ def _check(config):
     """UserError for values that mean nothing."""
     if config["control"] is not None and config["control"] not in CONTROLS:
         raise UserError(f"control is one of {', '.join(CONTROLS)}, or none (~), not {config['control']!r}.")
-    for key in ("user_vector_size", "n_neighbours", "user_tokens"):
-        if not isinstance(config[key], int) or config[key] < 1:
-            raise UserError(f"{key} is a whole number from 1, not {config[key]!r}.")

@@ -7,7 +7,6 @@ numbers rest on: docs/language_models.md.
 import torch
 from torch import nn
 
-from recbole_persona.errors import UserError
 from recbole_persona.models.language import LanguageRecommender
 
 
@@ -19,10 +18,6 @@ class POD(LanguageRecommender):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        if not isinstance(config["task_tokens"], int) or config["task_tokens"] < 0:
-            raise UserError(
-                f"task_tokens is a whole number from 0 (no prompt of the task), not {config['task_tokens']!r}."
-            )
         size = self.backbone.dimension
         self.task_prompts = nn.Parameter(torch.empty(len(self.tasks), config["task_tokens"], size))
         bound = self.backbone.token_norm() * (3 / size) ** 0.5  # uniform, as long as tokens are

@@ -102,8 +102,8 @@ def training_texts(config, dataset, name):
     field = config["explanation_field"]
     store = text_store(dataset, field, f"The model {name}")
     columns = training_interactions(dataset, dataset.uid_field, dataset.iid_field, field)
-    written = columns[2] > 0
-    if not written.any():
+    written = store.filled(columns[2])
+    if not len(written):
         raise UserError(
             f"{name} repeats training sentences, and the training part of {dataset.dataset_name!r} has no {field!r}."
         )

@@ -72,7 +72,8 @@ def recommend_batches(
 @torch.no_grad()
 def _ranked(loaded, people, members, topk, mask_history, texts) -> pd.DataFrame:
     """The table of :func:`recommend` for some of the people."""
-    scores, items = top_items(people.scores(members), people.seen(members) if mask_history else None, topk)
+    seen = people.seen(members) if mask_history else None
+    scores, items = top_items(people.scores(members, seen), seen, topk)
     row, rank = torch.nonzero(torch.isfinite(scores), as_tuple=True)
     chosen = items[row, rank]
     tokens = loaded.dataset.id2token(loaded.dataset.iid_field, chosen.cpu().numpy())

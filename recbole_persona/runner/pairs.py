@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, one_sentence
 
 
 def read_pairs(file, user_field, item_field) -> tuple[list[str], list[str]]:
@@ -40,11 +40,16 @@ def _cells(file, lines):
     """(number, cells by column) of every line below the head line."""
     tabs = bool(lines) and "\t" in lines[0]
     form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"skipinitialspace": True}
-    reader = csv.reader(lines, **form)
-    head = [cell.partition(":")[0].strip() for cell in next(reader, [])]
-    for row in reader:
-        if row:
-            yield reader.line_num, dict(zip(head, map(str.strip, row)))
+    reader = csv.reader(lines, strict=True, **form)
+    number = 0
+    try:
+        head = [cell.partition(":")[0].strip() for cell in next(reader, [])]
+        for row in reader:
+            number = reader.line_num
+            if row:
+                yield number, dict(zip(head, map(str.strip, row)))
+    except csv.Error as error:
+        raise UserError(f"{file}: what begins below line {number or 1} is no CSV: {one_sentence(error)}") from None
 
 
 def _objects(file, lines):

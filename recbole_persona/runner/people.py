@@ -1,6 +1,6 @@
 """Whom a run can recommend to: users of its data set, and a new user who brings a history.
 
-Both answer alike: ``scores(members)`` (B, n_items), ``seen(members)`` (rows, items), and for models that explain
+Both answer alike: ``scores(members, seen)`` (B, n_items), ``seen(members)`` (rows, items), and for models that explain
 ``pairs(members, items)``, ``explain(members, items) -> Explanation``. ``members`` (B,) are positions among the people,
 items are internal ids.
 """
@@ -90,9 +90,10 @@ def items_to_explain(loaded, people, topk, items, texts):
         internal ids (N,), and for each ``{user, rank, item, title, score}``, the rank being that among the unseen items.
     """
     first = np.zeros(1, dtype=np.int64)
-    scores = people.scores(first)[0]  # (I,)
+    seen = people.seen(first)
+    scores = people.scores(first, seen if items is None else None)[0]  # (I,)
     unseen = scores.clone()
-    unseen[people.seen(first)[1]] = -torch.inf
+    unseen[seen[1]] = -torch.inf
     if items is None:
         values, chosen = torch.topk(unseen, min(topk, len(unseen)))
         chosen = chosen[torch.isfinite(values)]
@@ -132,8 +133,8 @@ class KnownUsers:
         self.labels = loaded.dataset.id2token(loaded.dataset.uid_field, ids)
         self._known = loaded.dataset.inter_matrix(form="csr")
 
-    def scores(self, members):
-        return all_scores(self.loaded, user_rows(self.loaded, self.ids[members]))
+    def scores(self, members, seen=None):
+        return all_scores(self.loaded, user_rows(self.loaded, self.ids[members]), seen)
 
     def seen(self, members):
         """Everything that they are known to have interacted with, in any part of the split."""
@@ -180,8 +181,8 @@ class NewUser:
 class SequenceUser(NewUser):
     """A new user as a sequential model reads them: the items in their order."""
 
-    def scores(self, members):
-        return all_scores(self.loaded, history_row(self.loaded, self.items))
+    def scores(self, members, seen=None):
+        return all_scores(self.loaded, history_row(self.loaded, self.items), seen)
 
     def pairs(self, members, items) -> Interaction:
         row = history_row(self.loaded, self.items)
@@ -195,7 +196,7 @@ class FoldedUser(NewUser):
         super().__init__(loaded, np.unique(items))
         self.personas = loaded.model.fold_in([self.items])  # (1, K, d)
 
-    def scores(self, members):
+    def scores(self, members, seen=None):
         scores = self.loaded.model.score_all(self.personas)
         scores[:, 0] = -torch.inf  # padding
         return scores

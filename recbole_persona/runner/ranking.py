@@ -5,6 +5,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate.seen import seen_column
 
 CELLS = 2**22  # scores in memory at a time (users x items)
 ONLY_KNOWN = (
@@ -82,13 +83,18 @@ def history_row(loaded, items) -> Interaction:
     return loaded.test_data.transform(dataset, Interaction(row))
 
 
-def all_scores(loaded, rows) -> torch.Tensor:
+def all_scores(loaded, rows, seen=None) -> torch.Tensor:
     """(B, n_items) scores of every item for every row; the padding item gets -inf.
+
+    Args:
+        seen: (rows, items) that will be left out, for a model that searches among the others.
 
     Raises:
         UserError: the model reads a field that belongs to a finished interaction.
     """
     model, dataset = loaded.model, loaded.dataset
+    if seen is not None and getattr(model, "reads_seen", False):
+        rows.update(seen_column(*map(torch.as_tensor, seen), len(rows)))
     try:
         scores = _scores(model, rows.to(loaded.config["device"]), dataset, loaded.config)
     except KeyError as error:

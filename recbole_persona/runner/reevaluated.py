@@ -19,7 +19,8 @@ def reevaluate_run(run_dir, out_dir, config_dict) -> dict:
     Args:
         run_dir: folder of a finished run.
         out_dir: folder for ``config.yaml, ids.json, per_user.csv.gz, result.json``; it has no weights of its own.
-        config_dict: settings to change: ``mask_history``, ``eval_history``, ``eval_args``, ``metrics``, ``topk``.
+        config_dict: settings to change: ``mask_history``, ``eval_history``, ``eval_args``, ``metrics``, ``topk``,
+            ``bertscore_encoder``.
 
     Returns:
         The content of ``result.json``: that of the run, with ``protocol`` and ``test`` of the new rules and

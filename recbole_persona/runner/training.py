@@ -168,7 +168,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
                 "best_valid_score": float(best_score),
                 "best_valid": {key: float(value) for key, value in (best_valid or {}).items()},
                 "test": {key: float(value) for key, value in test.items()},
-                "config_hash": config_hash(config),
+                "config_hash": config_hash(folder.config()),  # a model may have changed its own
                 "device": _device_name(config["device"]),
                 "versions": versions(),
                 "commit": commit(),
