@@ -14,7 +14,7 @@ from recbole_persona.runner.history_reasons import explains_by_history, history_
 from recbole_persona.runner.naming import history_parts, persona_names
 from recbole_persona.runner.neighbour_reasons import explains_by_neighbours, neighbour_reasons
 from recbole_persona.runner.people import find_people, internal_ids, items_to_explain
-from recbole_persona.runner.ranking import batches, top_items
+from recbole_persona.runner.ranking import batches, search_for, top_items
 from recbole_persona.runner.training import load
 
 BECAUSE = 3  # history items that stand for a persona
@@ -62,6 +62,7 @@ def recommend_batches(
     """
     _check_topk(topk)
     loaded = load(run_dir, config_dict)
+    search_for(loaded, topk)
     people = find_people(loaded, users, history, skip_unknown)
     texts = item_texts(loaded.config, title_field)
     parts = batches(np.arange(len(people.labels)), loaded.dataset.item_num, loaded.config["eval_batch_size"])
@@ -149,6 +150,7 @@ def explain(
     if (user is None) == (history is None):
         raise UserError("Name one user to explain for, or a history.")
     loaded = _load_with_reasons(run_dir, config_dict)
+    search_for(loaded, topk)
     people = find_people(loaded, None if user is None else [user], history, skip_unknown)
     texts = item_texts(loaded.config, title_field, class_field)
     chosen, heads = items_to_explain(loaded, people, topk, items, texts)

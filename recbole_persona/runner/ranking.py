@@ -20,6 +20,12 @@ def batches(users, n_items, most):
     return [users[start : start + size] for start in range(0, len(users), size)]
 
 
+def search_for(loaded, topk) -> None:
+    """Let a model that finds its items by beams have as many as a list has places."""
+    if hasattr(loaded.model, "n_beams"):
+        loaded.model.n_beams = min(max(loaded.model.n_beams, topk), loaded.dataset.item_num - 1)
+
+
 def is_sequential(loaded) -> bool:
     return loaded.config["MODEL_TYPE"].name == "SEQUENTIAL"
 
