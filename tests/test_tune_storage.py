@@ -6,7 +6,10 @@ import re
 import resource
 import shutil
 import signal
+import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -322,6 +325,21 @@ def test_ctrl_c_with_workers(tmp_path):
     assert len(json.loads((tmp_path / "study/study.json").read_text())["trials"]) == 6
 
 
+def stop_between_writes(process, file):
+    """SIGSTOP while the process does not hold the database: nobody could write to it for as long as it sleeps."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        with closing(sqlite3.connect(file, timeout=0.1)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError:
+                process.send_signal(signal.SIGCONT)
+                time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_a_process_that_only_slept_gives_its_trial_up(tmp_path):
     """Taken for dead, it holds its folder still: the trial is done in another, and the sleeper goes on with the next."""
@@ -329,7 +347,7 @@ def test_a_process_that_only_slept_gives_its_trial_up(tmp_path):
     options = {"storage": url, "trials": 3, "pause": 0.5, "grace": 2, "pruner": "none"}
     sleeper = start(tmp_path, **options)
     wait_for_steps(file, 2)
-    sleeper.send_signal(signal.SIGSTOP)
+    stop_between_writes(sleeper, tmp_path / "trials.sqlite")
     helper = start(tmp_path, **options, join=True)
     wait_for_steps(file, 5)
     sleeper.send_signal(signal.SIGCONT)
