@@ -72,7 +72,7 @@ def main(model, folder, kills) -> dict:
     torch.set_num_threads(1)
     random.seed(0)
     folder, kills = Path(folder), int(kills)
-    epochs = 10 + 10 * kills  # more than pass between so many kills, also on a busy machine
+    epochs = 10 + 30 * kills  # more than pass between so many kills, also on a busy machine
     data = upstream_models.write_tiny(folder)
     straight, broken = folder / "straight", folder / "broken"
     resume_runs.make(model, upstream_models.stages("BPR")[0][1], data, folder / "first")  # imports what is used
