@@ -58,10 +58,13 @@ def test_counts_and_memory(tmp_path):
 
 
 def test_peak_memory_sees_what_was_freed():
-    watch = PeakMemory("cpu")
-    block = np.ones(40 * 2**20 // 8)  # 40 MiB, touched
-    del block
-    assert 38 <= watch.peak_mib() < 200
+    def peak():
+        watch = PeakMemory("cpu")
+        block = np.ones(40 * 2**20 // 8)  # 40 MiB, touched
+        del block
+        return watch.peak_mib()
+
+    assert 38 <= max(peak() for _ in range(5)) < 200  # a system that is short of memory may take old pages meanwhile
     assert PeakMemory("cpu").peak_mib() < 20  # another watch forgets the first one's peak
 
 
