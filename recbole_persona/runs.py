@@ -101,11 +101,16 @@ class RunFolder:
                 f"The folder {self.path} cannot be written ({error.strerror}); name another --run_dir."
             ) from None
         try:
-            for file in (self.config_file, self.run_file, self.ids_file, self.result_file, self.per_user_file):
-                remove_leftovers(file)
+            self._remove_leftovers()  # of a process that was killed
             yield self
         finally:
+            self._remove_leftovers()  # Ctrl-C may come while a file is being written, or its temporary one removed
             lock.release()
+
+    def _remove_leftovers(self):
+        described = (self.config_file, self.run_file, self.ids_file)
+        for file in (*described, self.state_file, self.model_file, self.result_file, self.per_user_file):
+            remove_leftovers(file)
 
     def begin(self, config) -> None:
         """Write what a run is before it starts: ``state/run.json``, then ``config.yaml``."""

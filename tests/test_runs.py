@@ -342,3 +342,24 @@ def test_what_a_killed_write_left_is_swept(tmp_path):
     (tmp_path / "run" / ".config.yaml.killed.tmp").mkdir(parents=True)
     with folder.lock():
         assert [path.name for path in folder.path.iterdir()] == [".lock"]
+
+
+def test_what_an_interrupted_write_left_is_swept(tmp_path):
+    """Interrupts at random moments of writes, which also hit where a temporary file is made and removed."""
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    folder = RunFolder(tmp_path / "run")
+    moments = np.random.default_rng(7).uniform(1e-4, 5e-3, size=200)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for moment in moments:
+            with pytest.raises(KeyboardInterrupt), folder.lock():
+                signal.setitimer(signal.ITIMER_REAL, moment)
+                while True:
+                    folder.write_result({"test": {"ndcg@10": moment}})
+            assert not list(folder.path.rglob("*.tmp"))
+            assert not folder.complete or folder.result()["test"]
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -54,7 +54,10 @@ def atomic_path(path):
         raise
     finally:
         if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # no shutil.rmtree: Ctrl-C in it may come out as an error of a closed file
+                for file in list(folder.iterdir()):
+                    file.unlink()
+                folder.rmdir()
 
 
 def _flush(path):
