@@ -29,7 +29,7 @@ from recbole_persona.train.random_state import (
     set_generator_states,
     set_process_state,
 )
-from recbole_persona.upstream.files import load_tree, save_tree
+from recbole_persona.upstream.files import load_tree, remove_leftovers, save_tree
 
 FORMAT = 1  # of the state
 _PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
@@ -135,6 +135,8 @@ class RunTrainer:
             raise UserError("Resuming needs a run folder: --run_dir=…")
         if not self.state_file.is_file():
             raise UserError(f"There is nothing to resume in {self.run_dir}: {self.state_file} does not exist.")
+        for file in (self.state_file, self.saved_model_file):
+            remove_leftovers(file)
         state = load_tree(self.state_file)
         if state.get("format") != FORMAT:
             raise UserError(f"{self.state_file} is the state of another version of recbole_persona; use --rerun.")
