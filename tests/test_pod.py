@@ -7,12 +7,13 @@ from recbole.data.interaction import Interaction
 from small_pod import epoch_losses, small_pod
 
 from recbole_persona.config import Config
+from recbole_persona.data.histories import SEEN
 from recbole_persona.data.training_part import training_interactions
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.collector import Collector
 from recbole_persona.lm.backbone import IGNORED, token_loss
 from recbole_persona.lm.item_codes import in_order_of_users
-from recbole_persona.lm.task_batches import CANDIDATES, SEEN, TASK
+from recbole_persona.lm.task_batches import CANDIDATES, TASK
 
 torch.set_num_threads(1)
 EVAL = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}

@@ -1,5 +1,8 @@
 """What ``run`` gives beside a result: a run without its test part, a callback, memory and counts."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -74,3 +77,13 @@ def test_decision_trees_run(model, folder, tmp_path):
     settings |= {"eval_args": {"mode": "labeled"}, "threshold": {"rating": 3}, "load_col": None}
     result = run(model, "small", config_dict=settings)["result"]
     assert 0 <= result["test"]["auc"] <= 1 and result["n_parameters"] == 0
+
+
+def test_training_ampcf_imports_no_language_model_library():
+    """transformers takes more than a CPU-second to import, in every process that builds data."""
+    script = (
+        "import sys; from recbole_persona import run;"
+        "run('AMPCF', 'ml-100k', config_dict={'epochs': 1, 'train_batch_size': 8192}, saved=False);"
+        "assert not {'transformers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -22,6 +22,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.upstream.repair import around
 
 END = "history_end"  # column of the places; part of no batch
+SEEN = "seen_items"  # column (B, S) of held-out rows: items that are no candidates, 0 behind them
 VIEWS = ("in order", "shuffled", "reversed", "newest half", "oldest half")
 NEWEST = re.compile("newest ([1-9][0-9]*)")  # a view with a number
 

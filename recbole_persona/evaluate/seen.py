@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_persona.data.histories import END, HistoryRows
+from recbole_persona.data.histories import END, SEEN, HistoryRows
 from recbole_persona.errors import UserError
 from recbole_persona.lm.ragged import Ragged
-from recbole_persona.lm.task_batches import SEEN
 
 PHASES = ("train", "valid", "test")
 

@@ -14,7 +14,6 @@ from recbole_persona.lm.tasks import TASKS, parse, templates_of
 
 TASK = "task"  # column: number of the batch's task in the key tasks, the same in every row
 CANDIDATES = "candidates"  # column (B, C): items of which one is the target
-SEEN = "seen_items"  # column (B, S) of held-out rows: items that are no candidates, 0 behind them
 SCHEDULES = ("mixed", "round_robin")
 
 

@@ -18,6 +18,7 @@ from recbole.utils import EvaluatorType, InputType
 from torch import nn
 from transformers import LogitsProcessorList
 
+from recbole_persona.data.histories import SEEN
 from recbole_persona.data.texts import text_store
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import IGNORED, Backbone, token_loss
@@ -25,7 +26,7 @@ from recbole_persona.lm.decoding import beam_search
 from recbole_persona.lm.item_codes import CODES, FIXED_LENGTH, item_codes
 from recbole_persona.lm.ragged import Ragged, concatenated
 from recbole_persona.lm.ranking import score_items
-from recbole_persona.lm.task_batches import CANDIDATES, SEEN, TASK, takes_every_prefix
+from recbole_persona.lm.task_batches import CANDIDATES, TASK, takes_every_prefix
 from recbole_persona.lm.tasks import TASKS, Prompts, Writer, literal_text, named_texts, templates_of
 from recbole_persona.lm.tree_decoder import check_decodable
 from recbole_persona.lm.trie import Candidates, Trie
