@@ -24,6 +24,7 @@ class Guesser(GeneralRecommender):
         "skill": 0.5,
         "width": 2,  # nothing depends on it
         "fault": "none",  # "nan", "memory", "value", "interrupt", "kill": what happens in the second epoch
+        "luck": 0.0,  # how much of the scores is random, by the seed
         "pause": 0.0,  # seconds of a step
         "diary": "",  # a file with a line for every step: process, trial's skill, number of the step
     }
@@ -33,6 +34,7 @@ class Guesser(GeneralRecommender):
         self.skill, self.fault, self.pause, self.diary = (config[k] for k in ("skill", "fault", "pause", "diary"))
         taken = torch.as_tensor(np.bincount(dataset.inter_feat["item_id"], minlength=dataset.item_num))
         self.register_buffer("taken", taken.float())
+        self.register_buffer("chance", config["luck"] * torch.rand(dataset.item_num))
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.weight = torch.nn.Parameter(torch.ones(1))
 
@@ -63,6 +65,7 @@ class Guesser(GeneralRecommender):
     def full_sort_predict(self, interaction):
         noise = torch.linspace(0, 1, len(self.taken), device=self.taken.device)
         scores = self.skill * self.taken + (1 - abs(self.skill)) * noise * 4
+        scores = scores + self.chance
         return scores.repeat(len(interaction["user_id"]), 1).flatten()
 
 

@@ -285,8 +285,37 @@ def _searches(rows) -> list[str]:
     body = []
     for row in rows:
         for name, found in row.get("tuned", {}).items():
-            body.append([row["name"], f"`{name}`", _flow(found["best"]), found["range"]])
-    return ["### Tuning", "", *_grid([" model", " parameter", " best", " range"], body), ""] if body else []
+            edge = f" (at the {found['edge']} end of its range)" if "edge" in found else ""
+            body.append([row["name"], f"`{name}`", _flow(found["best"]) + edge, found["range"]])
+    lines = ["### Tuning", "", *_grid([" model", " parameter", " best", " range"], body), ""] if body else []
+    return lines + _selections(rows)
+
+
+def _selections(rows) -> list[str]:
+    """How the settings of tuned rows were chosen over several seeds."""
+    body = []
+    for row in rows:
+        told = row.get("selection")
+        for each in told["finalists"] if told else ():
+            settings = ", ".join(f"`{name}: {_flow(value)}`" for name, value in each["params"].items())
+            chosen = "chosen" if each["number"] == told["chosen"] else ""
+            number = f"{len(told['seeds'])}"
+            body.append([row["name"], settings, number, f"{each['mean']:.4f}", f"{told['standard_error']:.4f}", chosen])
+    if not body:
+        return []
+    text = (
+        "Mean validation score of the best trials over several seeds. Chosen is the simplest within one standard error "
+        "(SE, its variance pooled over the row's trials) of the best mean: fewest parameters, then the simpler values, "
+        "then the better mean."
+    )
+    return [
+        "### Choice over seeds",
+        "",
+        text,
+        "",
+        *_grid([" model", " settings", "seeds", "mean", "SE", " "], body),
+        "",
+    ]
 
 
 def _flow(value) -> str:

@@ -27,7 +27,7 @@ _JUDGING = (
 _KINDS = ("model", "study", "rerank", "published")  # a row has exactly one of them
 _ROW = {"name", "status", "against", *_KINDS}
 _MODEL_ROW = {"config", "config_files", "tune"}
-_TUNE = {"space", "trials", "epochs", "sampler", "pruner", "timeout"}
+_TUNE = {"space", "trials", "epochs", "sampler", "pruner", "timeout", "select_seeds", "finalists"}
 _RERANK = ("of", "method", "by", "weights", "keep", "candidates")
 _METRIC = re.compile(r"[a-z][\w-]*(@[1-9]\d*)?")
 
@@ -227,6 +227,8 @@ def _tune(values, where, file) -> dict:
     for key in ("trials", "epochs"):
         if key in values and (type(values[key]) is not int or values[key] < 1):
             raise UserError(f"{key} in tune of {where} must be a whole number of at least 1; it is {values[key]!r}.")
+    if "select_seeds" in values:
+        values = values | {"select_seeds": list(_seeds(values["select_seeds"], f"select_seeds in tune of {where}"))}
     if isinstance(values.get("space"), str):
         values = values | {"space": str(beside(file, values["space"]))}
     return values

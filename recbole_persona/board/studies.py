@@ -12,6 +12,15 @@ from recbole_persona.runs import read_json
 from recbole_persona.search.space_files import read_space
 from recbole_persona.search.tuning import tune
 
+_PASSED = (
+    "trials",
+    "sampler",
+    "pruner",
+    "timeout",
+    "select_seeds",
+    "finalists",
+)  # keys of tune that the search takes as they are
+
 
 def check_search(board: Board, part: Part, row: Row) -> None:
     """Refuse a search that could not begin: a space with a mistake, an unknown setting."""
@@ -56,7 +65,7 @@ def searched(board: Board, part: Part, row: Row, runs: Path, workers: int | None
     metric, _, k = board.primary.partition("@")
     settings = {**row.config, **shared_settings(board, part), "seed": part.seeds[0], "metrics": [metric]}
     settings |= ({"topk": [int(k)]} if k else {}) | {key: row.tune[key] for key in ("epochs",) if key in row.tune}
-    options = {key: row.tune[key] for key in ("trials", "sampler", "pruner", "timeout") if key in row.tune}
+    options = {key: row.tune[key] for key in _PASSED if key in row.tune}
     answer = tune(
         row.model,
         part.dataset,
@@ -85,9 +94,13 @@ def _answer(row) -> dict:
 
 
 def _told(answer) -> dict:
-    best, budget = answer["best_params"], answer["budget"]
+    best, budget, edges = answer["best_params"], answer["budget"], answer.get("edges", {})
+    tuned = {name: {"best": best.get(name, "not used"), "range": text} for name, text in answer["space"].items()}
+    for name, end in edges.items():
+        tuned[name]["edge"] = end
     return {
-        "tuned": {name: {"best": best.get(name, "not used"), "range": text} for name, text in answer["space"].items()},
+        "tuned": tuned,
+        **({"selection": answer["selection"]} if answer.get("selection") else {}),
         "budget": {key: budget[key] for key in ("trials", "pruned", "failed")}
         | {"search_epochs": budget["epochs"], "search_minutes": round(budget["seconds"] / 60, 3)},
     }

@@ -200,7 +200,7 @@ def _add_search(row, search):
     if "failed" in search:
         row |= {"status": "failed", "failed": [{"seed": None, "reason": search["failed"]}]}
         return
-    row["tuned"] = search["tuned"]
+    row |= {key: search[key] for key in ("tuned", "selection") if key in search}
     row["budget"] = {**search["budget"], **row["budget"]}
     row["budget"]["minutes"] = round(row["budget"].get("minutes", 0) + search["budget"]["search_minutes"], 3)
 

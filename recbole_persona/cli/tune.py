@@ -37,6 +37,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--pruner", default="growth", help="growth, median, hyperband, halving, percentile, none")
     parser.add_argument("--objectives", help="such as ndcg@10,tdd@10; also parameters, seconds_per_user")
     parser.add_argument("--seeds", help="of the tests of the best settings, such as 2020,2021; none for no test")
+    parser.add_argument(
+        "--select_seeds", help="choose by the mean over these and the search's seed, such as 2021,2022 (docs/tune.md)"
+    )
+    parser.add_argument("--finalists", default="5", help="best trials that are trained with --select_seeds (5), or all")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after so long")
     parser.add_argument(
         "--grace", type=float, metavar="SECONDS", help="without a heartbeat: the trial was killed (120)"
@@ -62,7 +66,9 @@ def main(arguments) -> int:
         sampler=literal(arguments.sampler),
         pruner=literal(arguments.pruner),
         objectives=arguments.objectives.split(",") if arguments.objectives else None,
-        seeds=_seeds(arguments.seeds),
+        seeds=_seeds("seeds", arguments.seeds),
+        select_seeds=_seeds("select_seeds", arguments.select_seeds),
+        finalists=_finalists(arguments.finalists),
         **chosen,
     )
     if not arguments.join:
@@ -70,13 +76,21 @@ def main(arguments) -> int:
     return 0
 
 
-def _seeds(text) -> list[int] | None:
+def _finalists(text) -> int | None:
+    if text.lower() in ("all", "none"):
+        return None
+    if not text.isdigit():
+        raise UserError(f"--finalists must be a whole number, or all; it is {text!r}.")
+    return int(text)
+
+
+def _seeds(option, text) -> list[int] | None:
     if text is None or text.lower() == "none":
         return None if text is None else []
     try:
         return [int(seed) for seed in text.split(",")]
     except ValueError:
-        raise UserError(f"--seeds must be whole numbers, such as 2020,2021, or none; it is {text!r}.") from None
+        raise UserError(f"--{option} must be whole numbers, such as 2020,2021, or none; it is {text!r}.") from None
 
 
 def print_study(found: dict) -> None:
@@ -96,11 +110,39 @@ def print_study(found: dict) -> None:
         for point in found["front"]:
             print(f"trial {point['number']}: recbole-persona run --config_files={point['config']}")
         return
+    if found["selection"]:
+        _print_selection(found["selection"], next(iter(found["objectives"])))
+    for name, end in found["edges"].items():
+        print(f"the best {name} stands at the {end} end of its range: widen the range and search again")
     ranges = [(name, found["best_params"].get(name, "-"), text) for name, text in found["space"].items()]
     print_table("the best settings", {"setting": "left", "best": "right", "searched": "left"}, ranges)
     if found["test"]:
         _print_test(found["test"])
     print(f"again: recbole-persona run --config_files={found['best_config']}")
+
+
+def _print_selection(told, objective):
+    cells = [
+        (
+            each["number"],
+            f"{each['mean']:.4f}",
+            " ".join(f"{score:.4f}" for score in each["scores"]),
+            f"{each['parameters']:,}",
+            ", ".join(f"{name} {_short(value)}" for name, value in each["params"].items()),
+        )
+        for each in told["finalists"]
+    ]
+    columns = {
+        "trial": "right",
+        f"mean {objective}": "right",
+        "by seed": "left",
+        "parameters": "right",
+        "settings": "left",
+    }
+    print_table(f"finalists (validation), seeds {', '.join(map(str, told['seeds']))}", columns, cells)
+    print(
+        f"chosen: trial {told['chosen']}, the simplest within one standard error ({told['standard_error']:.4f}) of the best mean"
+    )
 
 
 def _print_trials(found):

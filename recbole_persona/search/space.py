@@ -23,12 +23,14 @@ class Parameter:
         distribution: what Optuna samples from.
         choices: Optuna's value of each choice -> the choice; None for a range.
         when: other parameters -> the values of which each must have one; else this parameter is not suggested.
+        simpler: ``larger`` or ``smaller`` values make a simpler model; None where neither does.
     """
 
     name: str
     distribution: CategoricalDistribution | FloatDistribution | IntDistribution
     choices: dict | None = None
     when: dict[str, list] = field(default_factory=dict)
+    simpler: str | None = None
 
     def active(self, settings: dict) -> bool:
         """Whether the settings suggested so far fulfil the conditions."""
@@ -71,14 +73,14 @@ class Parameter:
 
     def plain(self):
         """The parameter as a space file has it."""
-        when = {"when": self.when} if self.when else {}
+        rest = ({"when": self.when} if self.when else {}) | ({"simpler": self.simpler} if self.simpler else {})
         if self.choices is not None:
             choices = list(self.choices.values())
-            return {"choices": choices, **when} if when else choices
+            return {"choices": choices, **rest} if rest else choices
         known = self.distribution
         log = {"log": True} if known.log else {}
         step = {} if known.step is None or (isinstance(known.step, int) and known.step == 1) else {"step": known.step}
-        return {"low": known.low, "high": known.high, **log, **step, **when}
+        return {"low": known.low, "high": known.high, **log, **step, **rest}
 
     def __str__(self):
         if self.choices is not None:

@@ -19,7 +19,7 @@ from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.registry import canonical_name, get_model, model_entry
 from recbole_persona.search.space import Parameter, Space, is_number
 
-_ATTRIBUTES = ("low", "high", "log", "step", "choices", "when")
+_ATTRIBUTES = ("low", "high", "log", "step", "choices", "when", "simpler")
 # Trials that differ in these could not be compared.
 _FIXED = {"model", "dataset", "data_path", "seed", "split_seed", "run_dir", "checkpoint_dir", "value_mode"}
 _FIXED |= set(argument_list.evaluation_arguments) - {"eval_batch_size"}
@@ -53,6 +53,8 @@ def read_space(source, model) -> Space:
     for name, form in forms.items():
         if isinstance(form, Mapping) and "when" in form:
             parameters[name] = replace(parameters[name], when=_conditions(name, form["when"], parameters))
+        if isinstance(form, Mapping) and "simpler" in form:
+            parameters[name] = replace(parameters[name], simpler=_simpler(parameters[name], form["simpler"]))
     return Space(_ordered(parameters))
 
 
@@ -211,6 +213,15 @@ def _choice(name, choices) -> Parameter:
     if len(set(values)) < len(values):  # 1, 1.0 and True are one to Optuna, and so are [1] and the text "[1]"
         values = texts
     return Parameter(name, CategoricalDistribution(values), dict(zip(values, choices)))
+
+
+def _simpler(parameter, direction) -> str:
+    """Which end of the parameter makes a simpler model; it must have numbers as values."""
+    if direction not in ("larger", "smaller"):
+        raise _fault(parameter.name, f"must have as simpler larger or smaller; it is {reprlib.repr(direction)}")
+    if parameter.choices is not None and not all(map(is_number, parameter.choices.values())):
+        raise _fault(parameter.name, "has simpler, and choices that are not all numbers")
+    return direction
 
 
 def _plain(choice):

@@ -21,6 +21,7 @@ from recbole_persona.config import Config
 from recbole_persona.errors import Busy, UserError
 from recbole_persona.runner import run
 from recbole_persona.runs import RunFolder, config_hash, plain_config, read_json
+from recbole_persona.search import selection
 from recbole_persona.search.space_files import read_space
 from recbole_persona.search.storage import GRACE, Storage, why_failed
 from recbole_persona.search.study import (
@@ -56,6 +57,8 @@ def tune(
     pruner="growth",
     objectives=None,
     seeds=None,
+    select_seeds=None,
+    finalists=5,
     resume=False,
     timeout=None,
     grace=GRACE,
@@ -77,6 +80,10 @@ def tune(
         objectives: metrics of the validation part as RecBole prints them, ``parameters``, ``seconds_per_user``; default
             ``valid_metric``. With more than one nothing is pruned, and the result is a front.
         seeds: of the tests of the best settings; default the seed of the search and the next two; an empty list for none.
+        select_seeds: further seeds with which the best trials are trained before the choice: by the mean over the seed of the
+            search and these, and the one-standard-error rule (:func:`recbole_persona.search.selection.choose`). None chooses
+            the trial with the best score.
+        finalists: how many of the best trials are trained with ``select_seeds``; None for all that completed.
         resume: go on with a study that is not complete.
         timeout: seconds after which no trial is begun.
         grace: seconds without a heartbeat after which a trial on another machine counts as killed.
@@ -86,7 +93,9 @@ def tune(
         ``study_dir, study_name, storage, objectives, best_params, best_value, best_config`` (path of ``best.yaml``),
         ``front`` (several objectives: ``number, values, params, config`` each; else None), ``space``, ``trials``
         (``number, state, value, params, epochs, seconds, reason``), ``budget`` (``trials, pruned, failed, epochs,
-        seconds``), ``test`` (``seed, run_dir, best_valid, test`` each, or None) and what was ``asked``. It stands in
+        seconds``), ``edges`` (the parameters whose best value stands at an end of its range, ``lower`` or ``upper``),
+        ``selection`` (with ``select_seeds``: the finalists' scores, the standard error, the chosen one; else None), ``test``
+        (``seed, run_dir, best_valid, test`` each, or None) and what was ``asked``. It stands in
         ``<study_dir>/study.json``, too, which makes a study complete: met again, it is returned.
 
     Raises:
@@ -118,9 +127,11 @@ def tune(
     make_pruner(pruner, search.reports, config["epochs"])
     seeds = [config["seed"] + i for i in range(3)] if seeds is None else list(seeds)
     seeds = [] if len(wanted) > 1 else seeds
+    select_seeds = selection.checked(select_seeds, finalists, config["seed"], wanted)
     deadline = None if timeout is None else time.monotonic() + timeout
     url = storage or f"sqlite:///{study_dir / 'study.db'}"
     asked = {"trials": trials, "timeout": timeout, "seeds": seeds, "space": found.hash}
+    asked |= {"selection": [select_seeds, finalists]} if select_seeds else {}
     asked |= {"objectives": [objective.name for objective in wanted], "settings": config_hash(config)}
     with _quiet_optuna(), _stoppable(), ExitStack() as stack:
         if not join:
@@ -133,13 +144,17 @@ def tune(
             study = open_study(search, kept, resume or join)
             if join:
                 work(search, kept, study, grace, deadline)
+                _select(search, kept, study, select_seeds, finalists, grace)
                 return {}
-            _search(search, kept, study, workers, grace, deadline, url, space)
-            answer = _answer(search, study, kept)
+            options = {"select_seeds": select_seeds, "finalists": finalists} if select_seeds else {}
+            _search(search, kept, study, workers, grace, deadline, url, space, options)
+            chosen = _select(search, kept, study, select_seeds, finalists, grace)
+            answer = _answer(search, study, kept, *chosen)
         answer["test"] = _tested(search, answer, seeds)
         answer["asked"] = asked
         write_text(study_dir / "study.json", json.dumps(answer, indent=1))
-        shutil.rmtree(study_dir / "trials", ignore_errors=True)
+        for folder in (study_dir / "trials", study_dir / "finalists"):
+            shutil.rmtree(folder, ignore_errors=True)
     return answer
 
 
@@ -208,7 +223,7 @@ def _check_hopeless(now):
         raise UserError(f"The first {len(now.finished)} trials all failed, the last because: {last}")
 
 
-def _search(search, storage, study, workers, grace, deadline, url, space):
+def _search(search, storage, study, workers, grace, deadline, url, space, options):
     """Bring the study to its number of trials, here or in other processes, under one progress bar."""
     with _trial_bar(search, study) as watch:
         now = tally(study)
@@ -216,8 +231,9 @@ def _search(search, storage, study, workers, grace, deadline, url, space):
             if workers == 1:
                 now = work(search, storage, study, grace, deadline, watch)
             else:
-                with Workers(search, url, space, grace) as others:
-                    others.start(min(workers, max(1, search.trials - len(now.finished))), deadline)
+                with Workers(search, url, space, grace, options) as others:
+                    left = workers if options else max(1, search.trials - len(now.finished))
+                    others.start(min(workers, left), deadline)
                     while others.at_work():
                         now = tally(study)
                         watch(now)
@@ -248,22 +264,43 @@ def _trial_bar(search, study):
         yield watch
 
 
-def _answer(search, study, storage) -> dict:
-    """What the study has found; writes ``best.yaml``, or ``best-<n>.yaml`` for every point of the front."""
+def _select(search, storage, study, seeds, number, grace):
+    """Train the finalists with the further seeds and choose: ``(chosen trial, selection, trials)``; Nones without seeds."""
+    if not seeds:
+        return None, None, []
+    rerun, trials = selection.rerun_search(search, _completed(study), seeds, number)
+    again = open_study(rerun, storage, resume=True)
+    reruns = work(rerun, storage, again, grace).finished
+    finalists = selection.scored(search, trials, rerun, reruns)
+    chosen = selection.choose(finalists, search.space, search.objectives[0].direction)
+    (trial,) = (trial for trial in trials if trial.number == chosen.number)
+    return trial, selection.told(finalists, chosen), reruns
+
+
+def _completed(study) -> list:
+    """The trials to choose from; UserError where there is none."""
     finished = tally(study).finished
     complete = [trial for trial in finished if trial.state == TrialState.COMPLETE]
     if not complete:
         last = next((why_failed(trial) for trial in reversed(finished) if why_failed(trial)), "none has finished")
         raise UserError(f"No trial was completed ({last.rstrip('.')}); there is nothing to choose from.")
+    return complete
+
+
+def _answer(search, study, storage, selected, told, reruns) -> dict:
+    """What the study has found; writes ``best.yaml``, or ``best-<n>.yaml`` for every point of the front."""
+    _completed(study)
+    finished = tally(study).finished
     front = None
     if len(search.objectives) > 1:
         ordered = sorted(study.best_trials, key=lambda trial: trial.values, reverse=_maximised(search))
         front = [_chosen(search, trial, f"best-{n}.yaml") for n, trial in enumerate(ordered, 1)]
         best = dict.fromkeys(("number", "params", "value", "config"))
     else:
-        best = _chosen(search, study.best_trial, "best.yaml")
+        best = _chosen(search, selected or study.best_trial, "best.yaml")
     rows = [_row(search, trial) for trial in sorted(finished, key=lambda trial: trial.number)]
     states = [row["state"] for row in rows]
+    spent = [trial.user_attrs for trial in (*finished, *reruns)]
     return {
         "study_dir": str(search.study_dir),
         "study_name": search.study_name,
@@ -281,9 +318,11 @@ def _answer(search, study, storage) -> dict:
             "trials": len(rows),
             "pruned": states.count("pruned"),
             "failed": states.count("failed"),
-            "epochs": sum(row["epochs"] for row in rows),
-            "seconds": round(sum(row["seconds"] for row in rows), 3),
+            "epochs": sum(each.get("epochs", 0) for each in spent),
+            "seconds": round(sum(each.get("seconds", 0.0) for each in spent), 3),
         },
+        "edges": selection.edges(search.space, best["params"]) if best["params"] else {},
+        "selection": told,
     }
 
 
@@ -349,6 +388,7 @@ def _done(study_dir, asked, reachable, resume) -> dict | None:
             raise UserError(f"{study_dir} holds a study with {what}; name another --study_dir and --study_name.")
     cut_short = answer["budget"]["trials"] < reachable and before["timeout"] != asked["timeout"]
     enough = before["trials"] >= asked["trials"] and set(before["seeds"]) >= set(asked["seeds"])
+    enough &= before.get("selection") == asked.get("selection")
     if enough and not (resume and cut_short):
         return answer
     if not resume:

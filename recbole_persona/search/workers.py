@@ -26,11 +26,12 @@ class Workers:
         url: of the storage.
         space: what ``tune`` was given.
         grace: seconds, see :class:`recbole_persona.search.storage.Storage`.
+        options: further options of their command lines.
     """
 
-    def __init__(self, search, url, space, grace):
+    def __init__(self, search, url, space, grace, options):
         self._folder = Path(search.study_dir)
-        self._arguments = _arguments(search, space, grace)
+        self._arguments = _arguments(search, space, grace, options)
         self._processes, self._deadline, self._restarts = {}, None, 0
         self._environment = {**os.environ, "OPTUNA_STORAGE": url}  # a command line would show its password to everybody
         package = str(Path(recbole_persona.__file__).parent.parent)
@@ -105,7 +106,7 @@ class Workers:
         return f"A worker ended with status {status}; what it said is in {self._log(name)}: go on with --resume."
 
 
-def _arguments(search, space, grace) -> list[str]:
+def _arguments(search, space, grace, options) -> list[str]:
     """The command line of a worker; it finds the storage in its environment."""
     named = {"model": search.model, "dataset": search.dataset}
     if isinstance(search.model, type):
@@ -126,6 +127,7 @@ def _arguments(search, space, grace) -> list[str]:
         "pruner": search.pruner,
         "objectives": ",".join(objective.name for objective in search.objectives),
         "grace": grace,
+        **{name: ",".join(map(str, v)) if isinstance(v, list) else v for name, v in options.items()},
         **search.settings,
     }
     files = ["--config_files", *search.files] if search.files else []
