@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
-from recbole_persona.config import Config
+from recbole_persona.config import Config, read_yaml
 from recbole_persona.errors import Busy, UserError
 from recbole_persona.upstream.files import atomic_path, remove_leftovers, write_text
 from recbole_persona.version import __version__
@@ -41,6 +41,7 @@ _NOT_HASHED = _DERIVED | {
 }  # fmt: skip
 # Settings that came when there were runs already: at the value that changes nothing they leave the hash as it was.
 _CAME_LATER = {
+    "fused_adam": False,
     "mask_history": None,
     "exact_time": False,
     "event_field": "event_type",
@@ -59,6 +60,8 @@ _CAME_LATER = {
     "judge_url": None,
     "judge_model": None,
 }
+# What a run had that was written before the setting, where today's default is another one.
+_EARLIER_DEFAULTS = {"fused_adam": False}
 
 
 class RunFolder:
@@ -149,8 +152,11 @@ class RunFolder:
         """The run's ``Config``, with ``overrides`` (for device, paths, batch sizes) on top."""
         if self.description().get("config_sha256") != _sha256(self.config_file.read_text(encoding="utf-8")):
             raise UserError(f"{self.config_file} is not as the run wrote it; it was truncated or edited.")
+        written = read_yaml(self.config_file)
+        earlier = {key: value for key, value in _EARLIER_DEFAULTS.items() if key not in written}
         return Config(
-            config_file_list=[str(self.config_file)], config_dict={**(overrides or {}), "run_dir": str(self.path)}
+            config_file_list=[str(self.config_file)],
+            config_dict={**earlier, **(overrides or {}), "run_dir": str(self.path)},
         )
 
     def write_ids(self, dataset) -> None:

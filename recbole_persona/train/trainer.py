@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import torch
 from recbole.trainer import trainer as upstream
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
@@ -115,6 +115,14 @@ class RunTrainer:
         if self.run_dir:
             self.saved_model_file = str(self.run_dir / "model.safetensors")
             self.state_file = self.run_dir / "state" / "last.safetensors"
+
+    def _build_optimizer(self, **kwargs):
+        """As RecBole's; with ``fused_adam`` Adam and AdamW are built again, with the same groups, as the fused ones."""
+        optimizer = super()._build_optimizer(**kwargs)
+        if not self.config["fused_adam"] or type(optimizer) not in (Adam, AdamW):
+            return optimizer
+        groups = [{key: value for key, value in group.items() if key != "fused"} for group in optimizer.param_groups]
+        return type(optimizer)(groups, fused=True)
 
     @property
     def cur_step(self):
