@@ -227,7 +227,7 @@ def _tune(values, where, file) -> dict:
     for key in ("trials", "epochs"):
         if key in values and (type(values[key]) is not int or values[key] < 1):
             raise UserError(f"{key} in tune of {where} must be a whole number of at least 1; it is {values[key]!r}.")
-    if "select_seeds" in values:
+    if values.get("select_seeds"):  # an empty list takes the rows' choice over seeds back on one data set
         values = values | {"select_seeds": list(_seeds(values["select_seeds"], f"select_seeds in tune of {where}"))}
     if isinstance(values.get("space"), str):
         values = values | {"space": str(beside(file, values["space"]))}
