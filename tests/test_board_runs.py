@@ -71,7 +71,7 @@ def test_corpus_metrics_are_bootstrapped_and_auc_is_not_tested(tmp_path):
     (group,) = rows["Pop"]["splits"]["history_length"]  # in these data all are alike
     assert set(group["metrics"]) == {"ndcg@3", "gauc"} and 0 < group["metrics"]["gauc"]["mean"] < 1
     found = rows["Pop"]["comparisons"]
-    assert found["itemcoverage@3"]["test"] == found["gauc"]["test"] == "bootstrap"
+    assert found["itemcoverage@3"]["test"] == found["gauc"]["test"] == "users and seeds"
     assert (
         found["ndcg@3"]["test"] == "users and seeds" and "auc" not in found and rows["Pop"]["metrics"]["auc"]["n"] == 2
     )
