@@ -124,7 +124,7 @@ REFUSED = {
     "published, no number": ([BPR, PAPER], {"paper.csv": "name,NDCG@3\nPaper,x\n"}, "line 2: 'x' is no number"),
     "published, no metric": ([BPR, PAPER], {"paper.csv": "name,NDGC@3\nPaper,1\n"}, "names no metric of 'Paper'"),
     "published, a ragged line": ([BPR, PAPER], {"paper.csv": "name,NDCG@3\nPaper\n"}, "line 2, has not as many fields"),
-    "an unknown test": ([BPR], {"test": "anova"}, "test must be one of permutation, wilcoxon, t"),
+    "an unknown test": ([BPR], {"test": "permutation"}, "There is no key 'test'"),
     "an unknown quantity": ([BPR], {"splits": {"age": 3}}, "Users are split by history_length"),
     "a split by no file": ([BPR], {"splits": {"a": {"file": "none.csv"}}}, "There is no file none.csv"),
     "a split without its column": (

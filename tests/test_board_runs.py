@@ -71,8 +71,10 @@ def test_corpus_metrics_are_bootstrapped_and_auc_is_not_tested(tmp_path):
     (group,) = rows["Pop"]["splits"]["history_length"]  # in these data all are alike
     assert set(group["metrics"]) == {"ndcg@3", "gauc"} and 0 < group["metrics"]["gauc"]["mean"] < 1
     found = rows["Pop"]["comparisons"]
-    assert found["itemcoverage@3"]["test"] == found["gauc"]["test"] == "bootstrap"
-    assert found["ndcg@3"]["test"] == "permutation" and "auc" not in found and rows["Pop"]["metrics"]["auc"]["n"] == 2
+    assert found["itemcoverage@3"]["test"] == found["gauc"]["test"] == "users and seeds"
+    assert (
+        found["ndcg@3"]["test"] == "users and seeds" and "auc" not in found and rows["Pop"]["metrics"]["auc"]["n"] == 2
+    )
 
 
 def test_every_data_set_has_its_own_seeds_settings_and_rows(tmp_path):

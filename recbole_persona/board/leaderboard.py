@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from recbole_persona.board.cells import Cell, plan, reset
+from recbole_persona.board.comparisons import add_statistics
 from recbole_persona.board.groups import check_splits
 from recbole_persona.board.page import latex, markdown, table
 from recbole_persona.board.picture import draw
@@ -26,7 +27,7 @@ def leaderboard(board, *, workers=1, rerun=False, print_only=False, runs=None, o
         board: path of ``board.yaml``; ``docs/leaderboard.md`` says what stands in it.
         workers: processes that run cells.
         rerun: ``True`` or ``"all"`` runs every cell again (searches are kept), ``"failed"`` those that failed.
-        print_only: print the page again from the YAML and the JSON beside it; nothing runs.
+        print_only: compute the statistics of the JSON anew and print the page again; nothing runs.
         runs: folder of the run folders; default ``runs/<name of the board>``.
         out: folder of the page; default that of the board.
 
@@ -43,6 +44,8 @@ def leaderboard(board, *, workers=1, rerun=False, print_only=False, runs=None, o
     target = Path(out) if out else described.file.parent
     if print_only:
         rows = _read_rows(target / f"{described.name}.json")
+        add_statistics(rows)
+        write_text(target / f"{described.name}.json", json.dumps(rows, indent=1) + "\n")
         return {"rows": rows, "files": write_page(described, rows, target), "failed": _failed(rows)}
     if rerun not in (False, True, "all", "failed"):
         raise UserError(f"rerun is all or failed, not {rerun!r}.")

@@ -82,7 +82,7 @@ def best_values(rows, metric) -> float | None:
 
 
 def mark(row, metric) -> int:
-    """1 where the row is better than what it is tested against, -1 where it is worse, 0 where nobody knows."""
+    """1 if the row is significantly better than its baseline, -1 if significantly worse, else 0."""
     found = row.get("comparisons", {}).get(metric)
     if not found or found["p_holm"] is None or found["p_holm"] >= SURE or not found["difference"]:
         return 0
@@ -190,17 +190,28 @@ def _notes(board, rows) -> list[str]:
     tested = [row["comparisons"][board.primary] for row in rows if board.primary in row.get("comparisons", {})]
     if tested:
         notes.append(
-            f"Differences are paired over {tested[0]['n']:,} users, seeds averaged first, "
+            f"Differences are paired over {tested[0]['n']:,} users, "
             + (f"against {board.baseline} unless another is named" if board.baseline else "against the row named")
-            + f", with 95 % bootstrap intervals; p: {tested[0]['test']} test, two-sided, corrected by Holm for "
-            f"{len(tested)} rows; d: Cohen's d_z. {BETTER} {WORSE}: better or worse at p < {SURE}."
+            + ". Their variance is that over users plus that over seeds; intervals are 95 %. p: Student's t, two-sided, "
+            f"corrected by Holm for {sum(one['p'] is not None for one in tested)} rows; d: Cohen's d_z over users. "
+            f"{BETTER} {WORSE}: better or worse at p < {SURE}."
         )
+        if any(one["p"] is None for one in tested):
+            notes.append(
+                "A difference without p has one seed of a trained model on a side: its interval is over users only, "
+                "and whether other seeds would show it is unknown."
+            )
+        notes.append("One split: what another split of the data would give is not tested.")
     for row in rows:
         if found := row.get("best_against_second"):
             notes.append(
                 f"Best against second: {row['name']} is ahead of {found['against']} by {number(abs(found['difference']))} "
                 f"{metric_title(found['metric'])} [{number(found['low'], True)}, {number(found['high'], True)}], "
-                f"p {'' if found['p'] < 0.001 else '= '}{probability(found['p'])} (one test, not corrected)."
+                + (
+                    f"p {'' if found['p'] < 0.001 else '= '}{probability(found['p'])} (one test, not corrected)."
+                    if found["p"] is not None
+                    else "over users only: no p with one seed."
+                )
             )
     for row in rows:
         for failure in row.get("failed", []):

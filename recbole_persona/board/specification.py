@@ -8,10 +8,9 @@ from pathlib import Path
 from recbole_persona.config import Config, read_yaml
 from recbole_persona.errors import UserError
 
-TESTS = ("permutation", "wilcoxon", "t")
 PICTURES = {"intervals": {"metric"}, "frontier": {"x", "y"}, "groups": {"split", "metric"}, "curves": set()}
 _BOARD = {
-    "title", "text", "datasets", "protocol", "seeds", "primary", "baseline", "test", "splits", "tables", "pictures",
+    "title", "text", "datasets", "protocol", "seeds", "primary", "baseline", "splits", "tables", "pictures",
     "rows",
 }  # fmt: skip
 _DATASET = {"seeds", "config", "rows", "data_path", "tune"}
@@ -98,7 +97,6 @@ class Board:
     protocol: dict
     primary: str
     baseline: str | None
-    test: str
     splits: dict
     tables: tuple[dict, ...]
     pictures: tuple[dict, ...]
@@ -146,7 +144,6 @@ def read_board(file) -> Board:
         protocol=protocol,
         primary=_metric(given.get("primary", "ndcg@10"), "primary"),
         baseline=baseline,
-        test=_one_of("test", given.get("test", "permutation"), TESTS),
         splits=splits,
         tables=_tables(given.get("tables"), names),
         pictures=_pictures(given.get("pictures"), names, list(splits)),

@@ -10,6 +10,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from recbole_persona.board.cells import Cell
+from recbole_persona.board.comparisons import add_statistics
 from recbole_persona.board.groups import groups
 from recbole_persona.board.protocol import compare_protocols
 from recbole_persona.board.published import read_published
@@ -21,7 +22,6 @@ from recbole_persona.evaluate.significance import (
     average_seeds,
     compare,
     corpus_counts,
-    holm,
     paired_bootstrap,
 )
 from recbole_persona.runs import RunFolder
@@ -87,6 +87,7 @@ def _part_rows(board, part, cells, resolved, searched) -> list[dict]:
     _compare_all(board, part, rows, finished, metrics)
     _compare_best(board, rows, finished)
     _add_groups(board, part, rows, finished, metrics)
+    add_statistics(list(rows.values()))
     return sorted(rows.values(), key=lambda row: row.get("rank") or len(rows) + 1)
 
 
@@ -148,7 +149,12 @@ def _row(board: Board, part: Part, row: Row, done: Finished | None, metrics) -> 
 def _spread(metric, values) -> dict:
     """Mean and standard deviation (n - 1) over seeds; says so where less is better."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    described = {"mean": _number(np.mean(values)), "std": _number(std), "n": len(values)}
+    described = {
+        "mean": _number(np.mean(values)),
+        "std": _number(std),
+        "n": len(values),
+        "values": [_number(value) for value in values],
+    }
     return described | ({"smaller_is_better": True} if metric.partition("@")[0] in smaller_metrics else {})
 
 
@@ -220,17 +226,15 @@ def _gain(row, metric) -> float:
 
 
 def _compare_all(board, part, rows, finished, metrics):
-    """Every row against what it is tested against; for every metric, Holm over the rows of this data set."""
+    """Every row against what it is tested against: the difference, and its standard error over users."""
     against = {row.name: row.against or board.baseline for row in part.rows if row.name in finished}
     against = {name: base for name, base in against.items() if base in finished and base != name}
     bar = tqdm(metrics, desc=f"comparisons on {part.dataset}", unit="metric", disable=not sys.stderr.isatty())
     for metric in bar:
         found = {name: _comparison(board, metric, finished[name], finished[base]) for name, base in against.items()}
         found = {name: comparison for name, comparison in found.items() if comparison is not None}
-        adjusted = holm([comparison.p for comparison in found.values()])
-        for (name, comparison), p_holm in zip(found.items(), adjusted):
-            described = _plain(comparison) | {"against": against[name], "p_holm": _number(p_holm)}
-            rows[name].setdefault("comparisons", {})[metric] = described
+        for name, comparison in found.items():
+            rows[name].setdefault("comparisons", {})[metric] = _plain(comparison) | {"against": against[name]}
 
 
 def _compare_best(board, rows, finished):
@@ -250,7 +254,7 @@ def _comparison(board, metric, ours, base) -> Comparison | None:
         return paired_bootstrap(*corpus_counts(ours.tables, base.tables, metric, items))
     if any(metric not in table for table in (*ours.tables, *base.tables)):
         return None  # AUC, of which no sums are kept; value metrics of a re-ranked run
-    return compare(average_seeds(ours.tables, metric), average_seeds(base.tables, metric), board.test)
+    return compare(average_seeds(ours.tables, metric), average_seeds(base.tables, metric), "t")
 
 
 def _plain(comparison) -> dict:
@@ -291,7 +295,12 @@ def _paired_interval(base, ours) -> dict:
     """Mean difference and its 95 % interval by Student's t: cheap, as there are many groups."""
     known = base.notna() & ours.notna()
     span = stats.ttest_rel(ours[known], base[known]).confidence_interval(0.95) if known.sum() > 1 else (None, None)
-    return {"difference": _number((ours - base).mean()), "low": _number(span[0]), "high": _number(span[1])}
+    return {
+        "difference": _number((ours - base).mean()),
+        "low": _number(span[0]),
+        "high": _number(span[1]),
+        "se": _number((ours - base).sem()),
+    }
 
 
 def _number(value) -> float | None:

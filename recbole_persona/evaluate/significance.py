@@ -33,6 +33,7 @@ class Comparison:
         p: two-sided, not corrected for other comparisons (see :func:`holm`).
         effect: Cohen's d_z: the difference in standard deviations of the users' differences.
         test: how ``p`` was found.
+        se: standard error of the difference over users.
     """
 
     n: int
@@ -42,6 +43,7 @@ class Comparison:
     p: float
     effect: float
     test: str
+    se: float = np.nan
 
 
 def compare(ours, baseline, test="permutation", n_resamples=9999, level=0.95, seed=0) -> Comparison:
@@ -75,7 +77,7 @@ def compare(ours, baseline, test="permutation", n_resamples=9999, level=0.95, se
     resampled = np.concatenate(list(_resampled_sums(differences[:, None], n_resamples, seed)))[:, 0] / n
     low, high = _interval(resampled, mean, level)
     p = TESTS[test](differences, n_resamples, seed) if differences.any() else 1.0
-    return Comparison(n, mean, low, high, float(p), _effect(mean, spread), test)
+    return Comparison(n, mean, low, high, float(p), _effect(mean, spread), test, spread / np.sqrt(n))
 
 
 def _permutation(differences, n_resamples, seed):
@@ -192,8 +194,9 @@ def paired_bootstrap(ours, baseline, statistic, n_resamples=9999, level=0.95, se
     centred = resampled - resampled.mean() + observed
     smaller = min((centred <= 0).sum(), (centred >= 0).sum())
     p = min(1.0, 2 * (1 + smaller) / (1 + n_resamples))
-    effect = _effect(observed, float(resampled.std()) * np.sqrt(n))
-    return Comparison(n, observed, low, high, float(p), effect, "bootstrap")
+    error = float(resampled.std())
+    effect = _effect(observed, error * np.sqrt(n))
+    return Comparison(n, observed, low, high, float(p), effect, "bootstrap", error)
 
 
 def corpus_counts(ours, baseline, metric, n_items=None):
