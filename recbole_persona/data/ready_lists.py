@@ -3,8 +3,6 @@
 import copy
 import importlib
 
-import torch
-
 from recbole_persona.upstream.repair import around
 
 
