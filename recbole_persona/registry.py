@@ -200,6 +200,7 @@ def install() -> None:
     import_path("recbole_persona.data.texts:install")()
     import_path("recbole_persona.data.held_out_users:install")()
     import_path("recbole_persona.data.histories:install")()
+    import_path("recbole_persona.data.graph_items:install")()
     replace_everywhere(collector.Collector, import_path("recbole_persona.evaluate.collector:Collector"))
 
 

@@ -185,9 +185,32 @@ def test_ready_made_lists_are_masked(tmp_path):
     assert list(test._dataset.id2token("item_id", targets)) == list("cdae")
 
 
+@pytest.mark.parametrize("model", ["Caser", "HGN", "FOSSIL", "SINE", "SASRec"])
+def test_ready_made_lists_are_as_wide_as_any(tmp_path, model):
+    """The longest list of the data has four items, and MAX_ITEM_LIST_LENGTH is 7."""
+    settings = ready(tmp_path, LINES, topk=[1], metrics=["Hit"], valid_metric="Hit@1", MAX_ITEM_LIST_LENGTH=7)
+    assert run(model, "tiny", config_dict=settings)["result"]["statistics"]["test"] == 4
+
+
+def lists_of(place, **settings):
+    """The ready-made lists of the training part, as text, without their padding; and the width of the column."""
+    config = Config("SASRec", "tiny", config_dict=ready(place, LINES, **settings))
+    dataset = data_preparation(config, create_dataset(config))[0]._dataset
+    columns = dataset.inter_feat["item_id_list"], dataset.inter_feat["item_length"]
+    names = ["".join(dataset.id2token("item_id", row[:length].numpy())) for row, length in zip(*columns)]
+    return names, columns[0].shape[1]
+
+
+def test_ready_made_lists_are_padded_to_the_longest_history(tmp_path):
+    assert lists_of(tmp_path / "all", MAX_ITEM_LIST_LENGTH=7) == (["ab", "abc", "d", "badc"], 7)
+    settings = {"MAX_ITEM_LIST_LENGTH": 7, "seq_len": {"item_id_list": 2}}
+    assert lists_of(tmp_path / "newest", **settings) == (["ab", "bc", "d", "dc"], 7)
+
+
 @pytest.mark.parametrize(
     "head, lines, settings, sentence",
     [
+        (LISTS, LINES + "u4\t\ta\n", {}, r"Row 5 below the header of .*tiny.train.inter has no item in item_id_list"),
         (LISTS, LINES, {"MAX_ITEM_LIST_LENGTH": 3}, "lists of up to 4 items, and MAX_ITEM_LIST_LENGTH is 3; set it to 4"),
         (LISTS.replace("list:token_seq", "list:token"), LINES, {}, "'item_id_list' .* must be of type token_seq; it is 'token'"),
         (
@@ -201,7 +224,7 @@ def test_ready_made_lists_are_masked(tmp_path):
         ),
         (LISTS, LINES, {"alias_of_item_id": None}, r"numbered apart .* set alias_of_item_id: \[item_id_list\]"),
     ],
-    ids=["too long", "wrong type", "no lists", "unequal", "no alias"],
+    ids=["empty", "too long", "wrong type", "no lists", "unequal", "no alias"],
 )  # fmt: skip
 def test_lists_that_do_not_fit(tmp_path, head, lines, settings, sentence):
     with pytest.raises(UserError, match=sentence):

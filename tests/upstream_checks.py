@@ -350,6 +350,21 @@ def cpr_predicts():
 
 
 @check
+def pop_counts_every_interaction():
+    for size in (7, 10_000):  # a batch of all interactions holds each item many times
+        parts = pieces("Pop", train_batch_size=size)
+        for batch in parts.train:
+            parts.model.calculate_loss(batch)
+        expected = parts.train._dataset.inter_feat["item_id"].bincount(minlength=len(parts.model.item_cnt))
+        assert torch.equal(parts.model.item_cnt.squeeze(1), expected)
+        assert int(parts.model.max_cnt) == int(expected.max())
+    for name in ("ItemKNN", "AsymKNN", "EASE"):  # what else counts does so from the whole matrix
+        few, many = (pieces(name, train_batch_size=size) for size in (7, 10_000))
+        batch = rows(few.test)
+        assert torch.equal(few.model.full_sort_predict(batch), many.model.full_sort_predict(batch))
+
+
+@check
 def autoencoders_index_with_tuples():
     warnings.filterwarnings("error", "Using a non-tuple sequence")
     torch.set_warn_always(True)

@@ -40,6 +40,7 @@ def checked_reading(config):
     def processing(dataset):
         _check_interactions(dataset)
         upstream(dataset)
+        _count_idle_candidates(dataset)
 
     try:
         with patch.object(Dataset, "_data_processing", processing):
@@ -136,6 +137,11 @@ def _check_list_lengths(dataset):
     if items not in frame:
         return
     lengths = frame[items].map(len)
+    if (lengths == 0).any():
+        raise UserError(
+            f"{_place(dataset, int(np.argmax(lengths.to_numpy() == 0)))} has no item in {items}; "
+            "leave out rows without a history."
+        )
     if lengths.max() > longest:
         raise UserError(
             f"{items} holds lists of up to {lengths.max()} items, and MAX_ITEM_LIST_LENGTH is {longest}; set it to "
@@ -150,6 +156,25 @@ def _check_list_lengths(dataset):
                     f"Row {row + 1} of the interactions has {lengths.iloc[row]} items in {items} and {other.iloc[row]} "
                     f"values in {field}; the lists of a row must be equally long."
                 )
+
+
+def _count_idle_candidates(dataset):
+    """Say how many items can be recommended that no interaction has, as those that stand in ``.item`` alone."""
+    frame, lists = dataset.inter_feat, dataset.iid_field + dataset.config["LIST_SUFFIX"]
+    columns = [frame[dataset.iid_field].to_numpy(), *(frame[lists] if lists in frame else ())]
+    idle = dataset.item_num - len(np.union1d(np.concatenate(columns), 0))
+    if idle:
+        dataset.logger.info(f"{idle} of the {dataset.item_num - 1} candidate items have no interaction.")
+
+
+def _place(dataset, row) -> str:
+    """A row of all ready-made parts, counted from 0, as the file and the row in it."""
+    config = dataset.config
+    for part, size in zip(config["benchmark_filename"], dataset.file_size_list):
+        if row < size:
+            return f"Row {row + 1} below the header of {Path(config['data_path']) / config['dataset']}.{part}.inter"
+        row -= size
+    raise IndexError(row)
 
 
 def _nothing_to(what, config) -> str:

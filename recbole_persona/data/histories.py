@@ -18,6 +18,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_persona.data.grouped_splits import leave_one_out, split_by_ratio
 from recbole_persona.data.mixing import mixed
 from recbole_persona.data.ordering import stable_order
+from recbole_persona.data.ready_lists import install as install_ready_lists
 from recbole_persona.errors import UserError
 from recbole_persona.upstream.repair import around
 
@@ -277,6 +278,7 @@ def install() -> None:
     datasets = importlib.import_module("recbole.data.dataset")
     Dataset, SequentialDataset = datasets.Dataset, datasets.SequentialDataset
     loaders = importlib.import_module("recbole.data.dataloader.abstract_dataloader")
+    install_ready_lists()
     loaders.list = lambda rows: rows  # its list(range(n)) holds 40 bytes a row
 
     @around(SequentialDataset, "data_augmentation")

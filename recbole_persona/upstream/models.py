@@ -156,6 +156,30 @@ def nncf_neighbours():
     when_imported(f"{_GENERAL}.nncf", mend)
 
 
+@repair("model/general_recommender/pop.py:47", "Pop counts an item once per batch, and sampled negatives with it")
+def pop_counts_every_interaction():
+    def mend(pop):
+        @around(pop.Pop, "__init__")
+        def init(upstream, self, config, dataset):
+            upstream(self, config, dataset)
+            self.negatives_label = config["LABEL_FIELD"] if _draws_negatives(config) else None
+
+        @around(pop.Pop, "calculate_loss")
+        def calculate_loss(upstream, self, interaction):
+            if self.negatives_label in interaction:
+                interaction = interaction[interaction[self.negatives_label] > 0]
+            # the method adds one for each distinct item, and then takes the maximum; the rest is added here
+            times = interaction[self.ITEM_ID].bincount(minlength=self.n_items)
+            self.item_cnt += (times - 1).clamp(min=0).unsqueeze(1)  # (n_items, 1)
+            return upstream(self, interaction)
+
+    when_imported(f"{_GENERAL}.pop", mend)
+
+
+def _draws_negatives(config):
+    return (config["train_neg_sample_args"] or {}).get("distribution", "none") != "none"
+
+
 @repair("model/general_recommender/ract.py:76", "RaCT's lines for the log end in a traceback of the logging module")
 def ract_speaks():
     def info(*parts):
