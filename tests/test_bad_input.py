@@ -50,7 +50,7 @@ FILES = {
     "word for rating": (with_line("u0\ti0\tgood\t1"), "tiny.inter, line 74: the rating is no number but 'good'"),
     "empty user": (with_line("\ti0\t1\t1"), "tiny.inter, line 74: the user_id is empty"),
     "user NA": (with_line("NA\ti0\t1\t1"), "line 74: the user_id is empty .'NA' is read as an empty cell"),
-    "short row": (with_line("u0\ti0"), "tiny.inter, line 74: the rating is empty"),
+    "short row": (with_line("u0\ti0"), "tiny.inter, line 74: 2 cells, and the header has 4"),
     "after blanks": (with_line("\n\nu0\ti0\tbad\t1"), "tiny.inter, line 76: the rating is no number but 'bad'"),
 }
 

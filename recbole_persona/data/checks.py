@@ -231,7 +231,7 @@ def _header(path, config) -> list[tuple[str, str]]:
     separator = config["field_separator"]
     try:
         with open(path, encoding=config["encoding"]) as file:
-            head, row = file.readline().rstrip("\n"), file.readline()
+            head, row = file.readline().rstrip("\n"), any(line.strip() for line in file)
     except UnicodeDecodeError:
         raise UserError(f"{path} is not {config['encoding'] or 'UTF-8'} text; set --encoding=….") from None
     if not head.strip():
@@ -249,7 +249,7 @@ def _header(path, config) -> list[tuple[str, str]]:
         header.append((field, kind))
     if head.startswith("\ufeff"):
         raise UserError(f"{path} begins with a byte order mark; set --encoding=utf-8-sig.")
-    if not row.strip():
+    if not row:
         raise UserError(f"{path} has a header and no rows.")
     return header
 
