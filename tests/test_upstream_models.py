@@ -10,6 +10,7 @@ import pytest
 import torch
 import upstream_models
 import yaml
+from upstream_pieces import pieces, rows
 
 from recbole_persona.registry import recbole_model_names
 
@@ -129,3 +130,20 @@ def test_hyper_tuning(model, tiny):
     assert len(search.params2result) == 4 and search.best_params.keys() == {"learning_rate", "embedding_size"}
     search.export_result(str(tiny / "tuning.txt"))
     assert "Test result" in (tiny / "tuning.txt").read_text()
+
+
+@pytest.mark.slow
+def test_scores_of_a_row_do_not_depend_on_other_rows(tmp_path, monkeypatch):
+    """Every sequential model of RecBole, at fixed weights; the difference is measured by the largest score."""
+    monkeypatch.chdir(tmp_path)
+    off = {}
+    for name in (name for name in recbole_model_names() if upstream_models.model_type(name) == "SEQUENTIAL"):
+        stage = {"train_stage": "pretrain"} if name == "S3Rec" else {}
+        parts = pieces(name, **stage)
+        model, batch = parts.model.eval(), rows(parts.test)
+        with torch.no_grad():
+            for method in filter(None, (model.predict, None if name in ("DIN", "DIEN") else model.full_sort_predict)):
+                every = method(batch).view(len(batch), -1)
+                alone = torch.stack([method(batch[[row]]).view(-1) for row in range(6)])
+                off[name, method.__name__] = float((every[:6] - alone).abs().max() / every.abs().max())
+    assert {key: far for key, far in off.items() if not far <= 1e-5} == {}
