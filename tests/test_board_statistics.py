@@ -2,13 +2,16 @@
 
 import copy
 import math
+import shutil
 
 import numpy as np
 import pytest
+from board_files import BPR, POP, ran, results, written
 from scipy import stats
 
 from recbole_persona.board.comparisons import add_statistics, deterministic, users_error
 from recbole_persona.board.page import mark
+from recbole_persona.errors import UserError
 from recbole_persona.evaluate.significance import compare
 from recbole_persona.evaluate.variance_components import Component, t_test
 
@@ -112,3 +115,28 @@ def test_groups_of_users_count_seeds_too_and_only_once():
     assert first["low"] < 0.006 and first["se"] == pytest.approx(0.004 / stats.t.ppf(0.975, 99))
     judged(ours, base)
     assert cell == first
+
+
+def test_a_single_row_is_run_again_and_replaced_without_the_runs_of_the_others(tmp_path):
+    changed = {"name": "BPR, changed", "model": "BPR", "config": {"learning_rate": 0.01}}
+    knn = {"name": "ItemKNN", "model": "ItemKNN"}
+    first, _ = ran(written(tmp_path, [BPR, POP, knn, {**changed, "config": {}}], baseline="Pop"))
+    shutil.rmtree(tmp_path / "runs")
+    file = written(tmp_path, [BPR, POP, knn, changed], baseline="Pop")
+    second, _ = ran(file, rows=["BPR, changed"])
+    assert len(results(tmp_path)) == 2 and second["BPR, changed"]["config"] == {"learning_rate": 0.01}
+    assert second["BPR, changed"]["metrics"] != first["BPR, changed"]["metrics"]
+    found = second["BPR, changed"]["comparisons"]["ndcg@3"]
+    means = [second[name]["metrics"]["ndcg@3"]["mean"] for name in ("BPR, changed", "Pop")]
+    assert found["difference"] == pytest.approx(means[0] - means[1])
+    assert (found["test"], found["p"], found["low"]) == ("unpaired", None, None)
+    kept, before = (one["ItemKNN"]["comparisons"]["ndcg@3"] for one in (second, first))
+    assert {key: kept[key] for key in ("se", "p", "low")} == {key: before[key] for key in ("se", "p", "low")}
+    ranked = sorted(second.values(), key=lambda row: row["rank"])
+    gains = [row["metrics"]["ndcg@3"]["mean"] for row in ranked]
+    assert gains == sorted(gains, reverse=True) and "was run again" in (tmp_path / "board.md").read_text()
+    third, _ = ran(file, rows=["Pop"])  # the baseline: nothing stale is left
+    assert {one["comparisons"]["ndcg@3"]["test"] for one in third.values() if "comparisons" in one} == {"unpaired"}
+    for options in ({"rows": ["Nobody"]}, {"rows": ["Pop"], "workers": 2}, {"rows": ["Pop"], "print_only": True}):
+        with pytest.raises(UserError):
+            ran(file, **options)

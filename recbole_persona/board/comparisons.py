@@ -76,6 +76,8 @@ def _by_seed(row, base, metric) -> Component | None:
 
 
 def _test(found, seeds):
+    if found["test"] == "unpaired":
+        return  # the values of the users are no longer known
     error = users_error(found)
     if found["difference"] is None or error is None or found["n"] < 2:
         found |= {"se": error, "df": None, "p": None, "test": "none"}

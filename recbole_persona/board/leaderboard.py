@@ -10,6 +10,7 @@ from recbole_persona.board.page import latex, markdown, table
 from recbole_persona.board.picture import draw
 from recbole_persona.board.protocol import check_configs, row_config
 from recbole_persona.board.published import read_published
+from recbole_persona.board.replaced import only, put_in
 from recbole_persona.board.specification import Board, Part, Row, read_board
 from recbole_persona.board.studies import check_search, opened, searched
 from recbole_persona.board.tables import board_rows
@@ -20,13 +21,14 @@ from recbole_persona.runs import read_json
 from recbole_persona.upstream.files import write_text
 
 
-def leaderboard(board, *, workers=1, rerun=False, print_only=False, runs=None, out=None) -> dict:
+def leaderboard(board, *, workers=1, rerun=False, print_only=False, rows=None, runs=None, out=None) -> dict:
     """Run what a board still lacks, and print its page.
 
     Args:
         board: path of ``board.yaml``; ``docs/leaderboard.md`` says what stands in it.
         workers: processes that run cells.
         rerun: ``True`` or ``"all"`` runs every cell again (searches are kept), ``"failed"`` those that failed.
+        rows: names of rows; only these and the rows that they re-rank run, and are replaced in the JSON beside the board.
         print_only: compute the statistics of the JSON anew and print the page again; nothing runs.
         runs: folder of the run folders; default ``runs/<name of the board>``.
         out: folder of the page; default that of the board.
@@ -43,23 +45,25 @@ def leaderboard(board, *, workers=1, rerun=False, print_only=False, runs=None, o
     described = read_board(board)
     target = Path(out) if out else described.file.parent
     if print_only:
-        rows = _read_rows(target / f"{described.name}.json")
-        add_statistics(rows)
-        write_text(target / f"{described.name}.json", json.dumps(rows, indent=1) + "\n")
-        return {"rows": rows, "files": write_page(described, rows, target), "failed": _failed(rows)}
+        if rows is not None:
+            raise UserError("A page that is only printed runs no rows; leave out --row or --print.")
+        return _written(described, _read_rows(target / f"{described.name}.json"), target)
+    if rows is not None and workers > 1:
+        raise UserError("Single rows run in one process; leave workers out.")
     if rerun not in (False, True, "all", "failed"):
         raise UserError(f"rerun is all or failed, not {rerun!r}.")
     runs = Path(runs) if runs else Path("runs") / described.name
+    asked = described if rows is None else only(described, rows)
+    old = [] if rows is None else _read_rows(target / f"{described.name}.json")
     try:
-        cells, resolved, told = prepare(described, runs, workers)
+        cells, resolved, told = prepare(asked, runs, workers)
         if rerun:
             reset(cells, "failed" if rerun == "failed" else "all")
         run_open(cells, described.file, runs, workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; what is finished is kept, and the same command goes on.") from None
-    rows = board_rows(described, cells, resolved, told)
-    write_text(target / f"{described.name}.json", json.dumps(rows, indent=1) + "\n")
-    return {"rows": rows, "files": write_page(described, rows, target), "failed": _failed(rows)}
+    found = board_rows(asked, cells, resolved, told)
+    return _written(described, found if rows is None else put_in(described, old, found), target)
 
 
 def prepare(board: Board, runs: Path, workers: int | None) -> tuple[list[Cell], dict, dict]:
@@ -130,6 +134,13 @@ def write_page(board: Board, rows: list[dict], target: Path) -> list[str]:
     for suffix, text in forms.items():
         write_text(target / f"{board.name}{suffix}", text)
     return [str(target / f"{board.name}{suffix}") for suffix in (".json", *forms)]
+
+
+def _written(board, rows, target) -> dict:
+    """Write JSON and page, the statistics computed anew."""
+    add_statistics(rows)
+    write_text(target / f"{board.name}.json", json.dumps(rows, indent=1) + "\n")
+    return {"rows": rows, "files": write_page(board, rows, target), "failed": _failed(rows)}
 
 
 def _read_rows(file) -> list[dict]:

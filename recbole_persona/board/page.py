@@ -177,7 +177,9 @@ def _difference(board, found) -> list[str]:
     if not found:
         return ["", "", ""]
     other = f" to {found['against']}" if found["against"] != board.baseline else ""
-    span = f"{number(found['difference'], True)} [{number(found['low'], True)}, {number(found['high'], True)}]{other}"
+    span = number(found["difference"], True)
+    span += "" if found["low"] is None else f" [{number(found['low'], True)}, {number(found['high'], True)}]"
+    span += other
     effect = "" if found["effect"] is None else f"{found['effect']:+.2f}"
     return [span, probability(found["p_holm"]), effect]
 
@@ -190,13 +192,18 @@ def _notes(board, rows) -> list[str]:
     tested = [row["comparisons"][board.primary] for row in rows if board.primary in row.get("comparisons", {})]
     if tested:
         notes.append(
-            f"Differences are paired over {tested[0]['n']:,} users, "
+            f"Differences are paired over {max(one['n'] or 0 for one in tested):,} users, "
             + (f"against {board.baseline} unless another is named" if board.baseline else "against the row named")
             + ". Their variance is that over users plus that over seeds; intervals are 95 %. p: Student's t, two-sided, "
             f"corrected by Holm for {sum(one['p'] is not None for one in tested)} rows; d: Cohen's d_z over users. "
             f"{BETTER} {WORSE}: better or worse at p < {SURE}."
         )
-        if any(one["p"] is None for one in tested):
+        if any(one["test"] == "unpaired" for one in tested):
+            notes.append(
+                "A difference without interval is one of means: a row of the two was run again, and the values of single "
+                "users of the other are not at hand."
+            )
+        if any(one["p"] is None and one["test"] != "unpaired" for one in tested):
             notes.append(
                 "A difference without p has one seed of a trained model on a side: its interval is over users only, "
                 "and whether other seeds would show it is unknown."

@@ -25,6 +25,7 @@ def add_arguments(parser) -> None:
         choices=("all", "failed"),
         help="run cells again: all of them (searches are kept), or those that failed",
     )
+    parser.add_argument("--row", action="append", metavar="NAME", help="run this row only and replace it; repeatable")
     form.add_argument("--join", type=int, help=argparse.SUPPRESS)
 
 
@@ -39,6 +40,7 @@ def main(arguments) -> int:
         workers=arguments.workers,
         rerun=arguments.rerun or False,
         print_only=arguments.print,
+        rows=arguments.row,
         runs=arguments.runs,
         out=arguments.out,
     )
