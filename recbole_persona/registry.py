@@ -198,6 +198,7 @@ def install() -> None:
     replace_everywhere(data_utils.create_samplers, import_path("recbole_persona.evaluate.protocols:create_samplers"))
     import_path("recbole_persona.data.reading:install")()
     import_path("recbole_persona.data.texts:install")()
+    import_path("recbole_persona.data.ids:install")()
     import_path("recbole_persona.data.held_out_users:install")()
     import_path("recbole_persona.data.histories:install")()
     import_path("recbole_persona.data.graph_items:install")()

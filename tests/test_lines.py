@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -51,7 +52,7 @@ def test_all_rows_arrive_or_a_line_is_named(tmp_path_factory, rows, end, last, p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "_PIECE", piece)
         if faulty:
-            with pytest.raises(UserError, match=f"cells.item, line {faulty[0]}: "):
+            with pytest.raises(UserError, match=rf"cells.item, line {faulty[0]}: "):
                 read(path)
         else:
             assert read(path).fillna("").to_numpy().tolist() == expected
@@ -100,3 +101,25 @@ def test_a_run_names_the_line(tmp_path, files, sentence, columns):
 def test_a_blank_line_after_the_header(tmp_path):
     settings = write_tiny(tmp_path, interactions().replace("\n", "\n\n", 1))
     assert run("BPR", "tiny", config_dict=settings)["test_result"]
+
+
+def test_a_quote_beside_texts(tmp_path):
+    item = 'item_id:token\ttitle:text\n"i0\ta\ni1\t"b\n'
+    with pytest.raises(UserError, match=r"tiny.item, line 2: the item_id begins with a quote"):
+        run("BPR", "tiny", config_dict=write_tiny(tmp_path, item=item) | {"load_col": None})
+
+
+def test_ids_are_counted_and_named(tmp_path):
+    ages = "user_id:token\tage:float\n\t1\nu0\t2\n\t3\nu0\t4\nu1\t5\nx\t6\n"
+    settings = write_tiny(tmp_path, user=ages)
+    run("BPR", "tiny", config_dict=settings | {"filter_inter_by_user_or_item": False})
+    said = "".join(path.read_text() for path in Path(settings["run_dir"]).rglob("*.log"))
+    assert "2 rows have no user_id and are left out (rows 1, 3 after the header)" in said
+    assert "1 rows repeat a user_id and are left out (rows 4 after the header)" in said
+    assert "lacks 10 of the 12 ids in user_id of the interactions" in said
+    assert "has 1 ids in user_id without an interaction (x)" in said
+
+
+def test_a_file_of_other_users_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"is left after filtering; loosen filter_inter_by_user_or_item"):
+        run("BPR", "tiny", config_dict=write_tiny(tmp_path, user="user_id:token\tage:float\nx\t1\n"))

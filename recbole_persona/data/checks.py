@@ -16,7 +16,7 @@ import numpy as np
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType, ModelType
 
-from recbole_persona.data import texts
+from recbole_persona.data import ids, texts
 from recbole_persona.errors import UserError, one_sentence
 
 _TYPES = (*(kind.value for kind in FeatureType), texts.TYPE)
@@ -39,6 +39,7 @@ def checked_reading(config):
 
     def processing(dataset):
         _check_interactions(dataset)
+        ids.tell_of_unknown(dataset)
         upstream(dataset)
         _count_idle_candidates(dataset)
 
@@ -332,5 +333,10 @@ def _cell_fault(cell, kind, strict, seq_separator) -> str | None:
 
 def _filters(config) -> str:
     """The filters that are set, as text."""
-    keys = ("val_interval", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item")
-    return ", ".join(f"{key} ({config[key]})" for key in keys if config[key] not in (None, False, True, "[0,inf)"))
+    keys = ("val_interval", "user_inter_num_interval", "item_inter_num_interval")
+    named = [f"{key} ({config[key]})" for key in keys if config[key] not in (None, False, "[0,inf)")]
+    if config["filter_inter_by_user_or_item"] is True and any(
+        suffix in ("user", "item") for _, suffix in _files(config)
+    ):
+        named.append("filter_inter_by_user_or_item (only users and items of the .user and .item files stay)")
+    return ", ".join(named)

@@ -14,6 +14,7 @@ from array import array
 
 import numpy as np
 
+from recbole_persona.data.lines import line_fault
 from recbole_persona.errors import UserError
 from recbole_persona.registry import METRICS, get_model
 from recbole_persona.upstream.repair import around, seen_as
@@ -148,7 +149,10 @@ class NumberedTexts:
                     )
                 for place, store, reader in self.columns:
                     cells[place] = "" if store is None else str(store.append(reader(cells[place])))
-                yield self.separator.join(cells) + "\n"
+                row = self.separator.join(cells)
+                if '"' in row and (fault := line_fault(row, self.separator, self.header)):
+                    raise UserError(f"{self.path}, line {number}: {fault}")
+                yield row + "\n"
 
 
 class _Lines(io.TextIOBase):
