@@ -30,6 +30,7 @@ FILES = {
     "lastfm": {"items": "table with a header: artist, name"},
     "split": {"valid": "table of the validation part, INPUT being that of training", "test": "table of the test part"},
 }
+KEYS = ("user", "item", "text", "rating", "time")  # of a review
 
 
 def add_arguments(parser) -> None:
@@ -51,6 +52,8 @@ def add_arguments(parser) -> None:
             options.add_argument(
                 "--nouns", help="what tells nouns from other words: wordnet (default where it is installed) or patterns"
             )
+            for key in KEYS:
+                options.add_argument(f"--{key}", metavar="KEY", help=f"key of the {key} (default: as Amazon names it)")
     checkpoint = forms.add_parser("checkpoint", help="a checkpoint of RecBole (.pth) as a safe file")
     checkpoint.add_argument("source", metavar="OLD.pth")
     checkpoint.add_argument("target", metavar="NEW.safetensors")
@@ -68,7 +71,7 @@ def main(arguments) -> int:
 
     files = {key: getattr(arguments, key) for key in (name.replace("-", "_") for name in FILES[arguments.form])}
     if arguments.form == "reviews":
-        files["nouns"] = arguments.nouns
+        files |= {"nouns": arguments.nouns, "keys": {key: getattr(arguments, key) for key in KEYS}}
     done = convert(arguments.form, arguments.source, arguments.out, arguments.name, arguments.on_error, **files)
     rows = [(key, f"{getattr(done, key):,}") for key in ("users", "items", "interactions")]
     rows += [(f".{suffix}", ", ".join(columns)) for suffix, columns in done.columns.items()]

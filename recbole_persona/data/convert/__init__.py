@@ -48,7 +48,7 @@ class Conversion:
     notes: dict = field(default_factory=dict)
 
 
-def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=None, **files) -> Conversion:
+def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=None, keys=None, **files) -> Conversion:
     """Write the atomic files of one data set; do nothing if they stand there already, made from the same input.
 
     Args:
@@ -58,6 +58,7 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
         name: of the data set; the name of ``source`` without its endings if None.
         on_error: ``refuse`` (a bad line ends it, nothing is written) or ``keep`` (bad lines are left out and counted).
         nouns: for ``reviews``, what tells nouns from other words: ``wordnet`` or ``patterns``; the first if installed when None.
+        keys: for ``reviews``, names of keys by ``user``, ``item``, ``text``, ``rating``, ``time``; else Amazon's.
         files: further input files, as the ``inputs`` of the form takes them.
 
     Raises:
@@ -67,7 +68,10 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
     files = {key: Path(path) for key, path in files.items() if path is not None}
     if on_error not in ("refuse", "keep"):
         raise UserError(f"--on-error is refuse or keep, not {on_error!r}.")
-    settings = {"nouns": lexicon.chosen(nouns)} if form == "reviews" else {}
+    settings = {}
+    if form == "reviews":
+        keys = {key: name for key, name in (keys or {}).items() if name is not None}
+        settings = {"nouns": lexicon.chosen(nouns), **({"keys": keys} if keys else {})}
     name = _checked_name(name or _stem(source))
     folder = Path(out) / name
     inputs = module.inputs(source, **files)

@@ -32,12 +32,14 @@ class Usage:
         named: behind a determiner.
         closed: of these, at the end of the phrase: "the tone is".
         pointed: behind "this" or "these", which point at an item, or behind "my" or "your", at what a user has.
+        this: of these, behind "this" or "these".
     """
 
     all: Counter = field(default_factory=Counter)
     named: Counter = field(default_factory=Counter)
     closed: Counter = field(default_factory=Counter)
     pointed: Counter = field(default_factory=Counter)
+    this: Counter = field(default_factory=Counter)
 
     def add(self, words: list[str]) -> None:
         """Count the words of one sentence."""
@@ -48,6 +50,8 @@ class Usage:
                 self.closed[word] += behind in _CLOSING
             if before in known.POINTERS or before in known.OWNERS:
                 self.pointed[word] += 1
+            if before in ("this", "these"):
+                self.this[word] += 1
 
     def nouns(self, way: str) -> frozenset[str]:
         """The nouns among the words that occur often enough.
@@ -69,6 +73,11 @@ class Usage:
         return frozenset(
             word for word, count in self.pointed.items() if count > max(1, 0.2 * (count + self.named[word]))
         )
+
+    def names(self) -> frozenset[str]:
+        """Nouns that name the reviewed item: at least 1 in 5 behind a determiner is "this film"; also their other number."""
+        pointed = {word for word, count in self.this.items() if count > max(1, 0.2 * (count + self.named[word]))}
+        return frozenset(pointed | {f"{word}s" for word in pointed} | {word.removesuffix("s") for word in pointed})
 
 
 def has_wordnet() -> bool:

@@ -1,10 +1,11 @@
 """Reviews as explanations: of each review one sentence that holds an opinion of a feature, and that feature.
 
-The input is that of ``amazon``. It is read three times: to tell nouns from other words, to mine the features, and to choose a
-sentence of each review. Memory holds words and ids.
+The input is that of ``amazon``, or JSON lines whose keys are named; rating and time may lack. It is read four times: for keys,
+to tell nouns from other words, to mine the features, and to choose a sentence of each review. Memory holds words and ids.
 """
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from recbole_persona.data.convert import amazon
@@ -30,25 +31,38 @@ LEAST = 2
 inputs = amazon.inputs
 
 
-def convert(source: Path, lines: Lines, tables, nouns: str, items: Path | None = None) -> dict:
+def convert(
+    source: Path, lines: Lines, tables, nouns: str, keys: dict | None = None, items: Path | None = None
+) -> dict:
     """Write ``.inter`` with a sentence and a feature where a review has them, and as ``amazon`` does ``.item``.
 
+    A rating or time that no review has is no column; one that some lack is an empty cell there, and counted.
+
+    Args:
+        keys: names of keys by what they hold: ``user``, ``item``, ``text``, ``rating``, ``time``.
+
     Returns:
-        How many features there are, and how many reviews have a sentence.
+        How many features there are, how many reviews have a sentence, and how many lack a rating or a time.
     """
-    form, _ = amazon.form_of(source)
+    form, rows, lacking = form_of(source, keys or {})
     chooser = Chooser(lambda: texts(source, form), nouns)
     if not chooser.features:
         raise UserError(
             f"{source} holds no feature: there is no noun that {FEWEST} reviews hold an opinion of; `convert amazon` needs none."
         )
-    tables.open("inter", INTER)
+    dropped = {column for column, count in lacking.items() if count == rows}
+    tables.open("inter", {name: kind for name, kind in INTER.items() if name not in dropped})
     explained = 0
 
     def take(text):
         nonlocal explained
         review = amazon.record(text)
-        values = [*amazon.ids(review, form), *amazon.rating_and_time(review, form)]
+        values = [*amazon.ids(review, form)]
+        if "rating" not in dropped:
+            values.append(_number(review, form.rating, "rating"))
+        if "timestamp" not in dropped:
+            time = _number(review, form.time, "time")
+            values.append(None if time is None else time / form.time_unit)
         sentence, feature = chooser.choose(review.get(form.text) or "") or ("", "")
         tables.interact(*values, sentence, feature)
         explained += bool(sentence)
@@ -56,14 +70,60 @@ def convert(source: Path, lines: Lines, tables, nouns: str, items: Path | None =
     lines.each(source, take)
     if items is not None:
         amazon.describe(items, lines, tables)
-    return {"nouns": nouns, "features": len(chooser.features), "explained": explained}
+    notes = {"nouns": nouns, "features": len(chooser.features), "explained": explained}
+    return notes | {f"without {column}": count for column, count in lacking.items() if count}
+
+
+def form_of(source, keys) -> tuple[amazon.Form, int, dict[str, int]]:
+    """The keys of a file: those that are named, the others of the form that the first review has most keys of.
+
+    Returns:
+        The form, the number of lines that can be read, and of these how many lack a ``rating`` and a ``timestamp``.
+
+    Raises:
+        UserError: no line has a user, an item and a text; or none has a key that was named.
+    """
+    named = {"items" if key == "item" else key: (name,) if key == "item" else name for key, name in keys.items()}
+    if "time" in named:
+        named["time_unit"] = 1
+    forms = [replace(form, **named) for form in amazon.FORMS]
+    form, rows, held = None, 0, Counter()
+    for review in records(source):
+        if form is None:
+            fits = [
+                one
+                for one in forms
+                if {one.user, one.text} <= review.keys() and not review.keys().isdisjoint(one.items)
+            ]
+            form = max(fits, key=lambda one: len({one.rating, one.time} & review.keys()), default=None)
+        rows += 1
+        held.update(key for key, value in review.items() if value not in (None, ""))
+    if form is None:
+        raise UserError(
+            f"{source} holds no reviews: no line is a JSON object with a user, an item and a text; "
+            "name their keys with --user, --item and --text."
+        )
+    for key, name in keys.items():
+        if not held[name]:
+            raise UserError(f"No line of {source} has the key {name!r} that --{key} names.")
+    return form, rows, {"rating": rows - held[form.rating], "timestamp": rows - held[form.time]}
+
+
+def _number(review, key, what) -> float | None:
+    value = review.get(key)
+    return None if value in (None, "") else amazon.number(value, f"{what} ({key})")
 
 
 def texts(source, form):
     """The text of every review that can be read."""
+    return (review.get(form.text) or "" for review in records(source))
+
+
+def records(source):
+    """Every line that can be read, as a mapping."""
     for _, line in raw_lines(source):
         try:
-            yield amazon.record(line.decode("utf-8", "replace")).get(form.text) or ""
+            yield amazon.record(line.decode("utf-8", "replace"))
         except BadLine:
             continue
 
@@ -85,10 +145,11 @@ class Chooser:
             for sentence in sentences(str(text)):
                 usage.add(words(sentence))
         self.nouns, self.items = usage.nouns(nouns), usage.items()
+        names = usage.names() - known.SENSES  # "it sounds warm" is said of the sound
         for text in read():
             cut = [words(sentence) for sentence in sentences(str(text))]
             held.update({sentence[remark.place] for sentence in cut for remark in remarks(sentence, self.nouns)})
-        self.features = frozenset(word for word, reviews in held.items() if reviews >= FEWEST)
+        self.features = frozenset(word for word, reviews in held.items() if reviews >= FEWEST and word not in names)
 
     def choose(self, text) -> tuple[str, str] | None:
         """The sentence and its feature; None when no sentence of the review says enough.
