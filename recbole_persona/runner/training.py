@@ -135,6 +135,8 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
         model = _model(config, datasets[0])
         give_back_memory()  # what a model takes while it is made (a graph of neighbours) can be as large as itself
         logger.info(model)
+        n_parameters, n_trainable = parameter_counts(model)
+        logger.info("%s trainable parameters of %s in total", f"{n_trainable:,}", f"{n_parameters:,}")
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         if resume and folder.state_file.is_file():
             trainer.resume()
@@ -148,7 +150,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
         logger.info("test result: %s", test)
         folder.write_per_user(table)
         epochs = len(trainer.train_loss_dict) if hasattr(trainer, "train_loss_dict") else trainer.epochs
-        parameters = list(model.parameters()) if isinstance(model, nn.Module) else []  # decision trees have none
+        n_parameters, n_trainable = parameter_counts(model)  # training may freeze some
         folder.write_result(
             {
                 "model": config["model"],
@@ -163,8 +165,8 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
                 "validations": getattr(trainer, "validations", []),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
                 "memory": {"peak_mib": round(memory.peak_mib(), 1)},
-                "n_parameters": sum(p.numel() for p in parameters),
-                "n_trainable": sum(p.numel() for p in parameters if p.requires_grad),
+                "n_parameters": n_parameters,
+                "n_trainable": n_trainable,
                 "best_valid_score": float(best_score),
                 "best_valid": {key: float(value) for key, value in (best_valid or {}).items()},
                 "test": {key: float(value) for key, value in test.items()},
@@ -222,6 +224,12 @@ def _data(config):
 def _model(config, train_dataset):
     init_seed(config["seed"], config["reproducibility"])
     return get_model(config["model"])(config, train_dataset).to(config["device"])
+
+
+def parameter_counts(model) -> tuple[int, int]:
+    """Numbers of all parameters and of the trainable ones; decision trees have none."""
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def load(run_dir, config_dict=None) -> Loaded:
