@@ -33,15 +33,16 @@ def tell_of_unknown(dataset) -> None:
         if table is None:
             continue
         ids, rows = table[field].unique(), dataset.inter_feat[field]
-        unknown = ~rows.isin(ids)
-        if unknown.any():
+        met = rows.unique()
+        listed, known = set(ids), set(met)
+        if lacking := [name for name in met if name not in listed]:
+            left = int(rows.isin(lacking).sum())
             leave = dataset.config["filter_inter_by_user_or_item"] is True and not dataset.config["benchmark_filename"]
             getLogger().warning(
                 "The .%s file lacks %d of the %d ids in %s of the interactions (%s); their %d interactions are %s.",
-                kind, rows[unknown].nunique(), rows.nunique(), field, _some(rows[unknown].unique()), unknown.sum(),
+                kind, len(lacking), len(met), field, _some(lacking), left,
                 "left out (filter_inter_by_user_or_item)" if leave else "kept, and features filled in",
             )  # fmt: skip
-        known = set(rows.unique())
         if idle := [name for name in ids if name not in known]:
             getLogger().info(
                 "The .%s file has %d ids in %s without an interaction (%s).", kind, len(idle), field, _some(idle)
