@@ -39,6 +39,20 @@ def shipped(kind: str) -> Path:
     return Path(__file__).parent / kind
 
 
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a mapping in which a key stands twice; YAML would take the last one without a word."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)  # as written: keys that an alias brings are overridden on purpose
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(None, None, f"{key.value} stands twice", key.start_mark)
+                seen.add(key.value)
+        return node
+
+
 class Config(_RecboleConfig):
     """As RecBole's ``Config`` (its arguments, keys and precedence).
 
@@ -63,7 +77,7 @@ class Config(_RecboleConfig):
         self.parameters = {category: list(keys) for category, keys in self.parameters.items()}
 
     def _build_yaml_loader(self):
-        loader = type("Loader", (yaml.SafeLoader,), {})
+        loader = type("Loader", (UniqueKeyLoader,), {})
         with patch.object(yaml, "FullLoader", loader):  # the upstream body would change yaml's own class for everybody
             return super()._build_yaml_loader()
 
@@ -110,6 +124,7 @@ class Config(_RecboleConfig):
     def _set_default_parameters(self):
         self._check_keys()
         check_values(self.external_config_dict, self.internal_config_dict)
+        self._complete_eval_args()
         metrics = self._check_metrics()
         kinds = [metric_types[metric.lower()] for metric in metrics]
         first = next(kind for kind in (EvaluatorType.RANKING, EvaluatorType.VALUE, TEXT) if kind in kinds)
@@ -125,6 +140,12 @@ class Config(_RecboleConfig):
         self._check_passes(metrics, kinds)
         self._find_data()
         self.unused_keys = [key for key in self.external_config_dict if self._is_unused(key)]
+
+    def _complete_eval_args(self):
+        """Parts of ``eval_args`` that the user leaves out are those of the model and its type; RecBole takes general ones."""
+        given, defaults = (each.get("eval_args") for each in (self.external_config_dict, self.internal_config_dict))
+        if isinstance(given, dict) and isinstance(defaults, dict):
+            self.final_config_dict["eval_args"] = {**_own(defaults), **given}
 
     def _init_device(self):
         """RecBole shows the process the device ``gpu_id`` alone; without that key, what the shell shows stays."""
@@ -227,8 +248,8 @@ def class_name(model_class: type) -> str:
     return model_class.__name__ if known else path
 
 
-def read_yaml(file, loader=yaml.SafeLoader) -> dict:
-    """The mapping in a YAML file; UserError when it is missing, malformed or no mapping."""
+def read_yaml(file, loader=UniqueKeyLoader) -> dict:
+    """The mapping in a YAML file; UserError when it is missing, malformed, no mapping, or has a key twice."""
     try:
         values = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=loader)
     except (FileNotFoundError, IsADirectoryError):

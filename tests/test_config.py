@@ -378,3 +378,26 @@ def test_a_broken_file_is_one_sentence(tmp_path, text, sentence):
 def test_what_recbole_refuses_is_a_sentence_too():
     with pytest.raises(UserError, match=r"RecBole refuses these settings: .*when the loss_type is CE"):
         config("SASRec")
+
+
+def test_eval_args_in_part_are_completed_from_the_model_type():
+    """RecBole takes its general defaults: a sequential model would be split at random."""
+    mode = {"eval_args": {"mode": "uni100"}, "train_neg_sample_args": None}
+    found = Config("SASRec", "ml-100k", config_dict=mode)["eval_args"]
+    assert (found["split"], found["order"]) == ({"LS": "valid_and_test"}, "TO")
+    assert found["mode"] == {"valid": "uni100", "test": "uni100"}
+    general = Config("BPR", "ml-100k", config_dict={"eval_args": {"mode": "uni100"}})["eval_args"]
+    assert (general["split"], general["order"]) == ({"RS": [0.8, 0.1, 0.1]}, "RO")
+    own = Config("SASRec", "ml-100k", config_dict={**mode, "eval_args": {"split": {"RS": [0.6, 0.2, 0.2]}}})[
+        "eval_args"
+    ]
+    assert own["split"] == {"RS": [0.6, 0.2, 0.2]} and own["order"] == "TO"
+
+
+def test_a_key_that_stands_twice_is_refused_and_one_that_an_alias_brings_is_overridden(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("epochs: 3\nseed: 1\nepochs: 4\n")
+    with pytest.raises(UserError, match=r"line 3 .*epochs stands twice"):
+        Config("BPR", "ml-100k", config_file_list=[str(file)])
+    file.write_text("topk: &k [5]\neval_args: &e {order: RO, mode: full}\nneg: {<<: *e, order: TO}\n")
+    assert read_yaml(file)["neg"] == {"order": "TO", "mode": "full"}

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 import recbole_persona
 from recbole_persona.cli import main
 from recbole_persona.data import planted
-from recbole_persona.errors import UserError
+from recbole_persona.errors import Busy, UserError
 from recbole_persona.lm.sampling import NucleusSampling, row_numbers
 from recbole_persona.runner.generation import generate_file
 from recbole_persona.runner.pairs import read_pairs
@@ -248,8 +249,10 @@ def test_a_file_of_something_else_is_left_alone(pod, peapod, tmp_path):
         generate_file(tmp_path / "test.jsonl", pod, pairs=tmp_path / "test.jsonl", resume=True)
     with pytest.raises(UserError, match="is there already"):
         generate_file(out, pod, users, items, **same)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="not a regular file"):
         generate_file(tmp_path, pod, users, items, resume=True)
+    with FileLock(tmp_path / f".{out.name}.lock"), pytest.raises(Busy, match="Another process writes"):
+        generate_file(out, pod, users, items, resume=True, **same)
     assert generate_file(out, pod, users, items, resume=True, **same) == 1
     out.write_text("something else\n")
     with pytest.raises(UserError, match="line 1, has user None, and u1 is asked for"):

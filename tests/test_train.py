@@ -206,6 +206,21 @@ def test_a_state_of_another_version_is_refused(bpr, tmp_path):
         bpr(epochs=1)[0].resume()
 
 
+def test_a_state_sets_no_attribute_that_training_does_not_declare(bpr, tmp_path):
+    """A state whose progress names ``saved_model_file`` made resuming write over that file."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    trainer, loaders = bpr(tmp_path / "run", epochs=2)
+    trainer.fit(loaders[0], loaders[1])
+    state = load_tree(trainer.state_file)
+    for part, planted in (("progress", {"saved_model_file": str(victim)}), ("bindings", {"logger": "optimizer"})):
+        save_tree({**state, part: {**state[part], **planted}}, trainer.state_file)
+        other, _ = bpr(tmp_path / "run", epochs=4)
+        with pytest.raises(UserError, match="does not fit this trainer"):
+            other.resume()
+    assert victim.read_text() == "mine"
+
+
 def test_metrics_of_two_types_resume_too(bpr, tmp_path):
     metrics = {"metrics": ["NDCG", "AUC"], "valid_metric": "AUC"}
     whole = resume_runs.finish(*bpr(tmp_path / "whole", epochs=4, **metrics))

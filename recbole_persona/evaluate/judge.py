@@ -7,6 +7,8 @@ Texts leave the machine: the metric runs only where ``judge_url`` is set.
 import json
 import os
 import re
+import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from logging import getLogger
@@ -53,6 +55,16 @@ def number(answer: str) -> float:
     return float(found[1]) if found and float(found[1]) <= 10 else float("nan")
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error: followed, it would carry the key and the users' texts to another host."""
+
+    def redirect_request(self, request, *args):
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 def _answer(url, model, generated, reference) -> str:
     question = PROMPT.format(reference=reference, generated=generated or "(nothing)")
     body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 8}
@@ -61,9 +73,21 @@ def _answer(url, model, generated, reference) -> str:
         headers["Authorization"] = f"Bearer {os.environ[KEY]}"
     request = urllib.request.Request(f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        with _OPENER.open(request, timeout=TIMEOUT) as response:
             return json.load(response)["choices"][0]["message"]["content"] or ""
     except (OSError, ValueError, LookupError, TypeError) as error:  # urllib's errors are OSErrors
-        raise UserError(
-            f"The judge at {url} (judge_url) does not answer as it should: {one_sentence(error)}"
-        ) from error
+        if isinstance(error, urllib.error.HTTPError) and 300 <= error.code < 400:
+            raise UserError(
+                f"The judge at {_shown(url)} (judge_url) redirects to another address, which is not followed, since texts and "
+                "key would go with it; write the final address as judge_url."
+            ) from None
+        reason = one_sentence(error)
+        if key := os.environ.get(KEY):
+            reason = reason.replace(key, "…").replace(repr(key)[1:-1], "…")
+        raise UserError(f"The judge at {_shown(url)} (judge_url) does not answer as it should: {reason}") from None
+
+
+def _shown(url) -> str:
+    """An address without user name, password and query."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

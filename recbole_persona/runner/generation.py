@@ -3,14 +3,16 @@
 import hashlib
 import json
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import Busy, UserError
 from recbole_persona.evaluate.protocols import config_with
 from recbole_persona.evaluate.text_pass import HeldOutTexts
 from recbole_persona.lm.sampling import NucleusSampling, row_numbers
@@ -20,6 +22,7 @@ from recbole_persona.runner.pairs import read_pairs
 from recbole_persona.runner.people import KnownUsers, internal_ids
 from recbole_persona.runner.training import load
 from recbole_persona.runs import RunFolder, config_hash
+from recbole_persona.upstream.files import check_regular
 
 PARTS = ("valid", "test")
 
@@ -60,18 +63,40 @@ def generate_file(out, run_dir, users=None, items=None, task="explanation", *, r
         UserError: as :func:`generate`; a file that is there already, or that was begun with something else.
     """
     out = Path(out)
-    if out.exists() and not (resume and out.is_file()):
-        raise UserError(f"{out} is there already; go on with it by --resume, or name another file.")
+    _check_free(out, resume)
     generation = Generation(run_dir, users, items, task, **options)
     settings = generation.settings()
-    done = _whole_lines(out, generation, settings) if out.exists() else 0
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "ab") as file:
-        for rows in generation.batches(done):
-            lines = (json.dumps(row | {"settings": settings}, ensure_ascii=False) + "\n" for row in rows)
-            file.write("".join(lines).encode("utf-8", "surrogatepass"))
-            file.flush()
+    with _only_writer(out):
+        _check_free(out, resume)  # another process may have written it while the run was read
+        done = _whole_lines(out, generation, settings) if out.exists() else 0
+        with open(out, "ab") as file:
+            for rows in generation.batches(done):
+                lines = (json.dumps(row | {"settings": settings}, ensure_ascii=False) + "\n" for row in rows)
+                file.write("".join(lines).encode("utf-8", "surrogatepass"))
+                file.flush()
     return len(generation) - done
+
+
+def _check_free(out, resume):
+    check_regular(out)
+    if out.exists() and not resume:
+        raise UserError(f"{out} is there already; go on with it by --resume, or name another file.")
+
+
+@contextmanager
+def _only_writer(out):
+    """Hold the file while it is written; Busy when another process does. The lock file is removed at the end."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise Busy(f"Another process writes {out}; wait for it, or name another file.") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 class Generation:

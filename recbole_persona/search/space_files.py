@@ -10,7 +10,6 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from recbole.utils import argument_list
 
@@ -83,29 +82,13 @@ def _read_file(path) -> dict:
         if not path.is_file():
             raise UserError(f"There is no search space {path}.")
         if path.suffix.lower() in (".yaml", ".yml"):
-            return read_yaml(path, _loader())
+            return read_yaml(path, Config.__new__(Config)._build_yaml_loader())  # for which 1e-5 is a number
         return _read_hyper(path)
     except UserError:
         raise
     # PyYAML's own errors are read_yaml's; these it lets through for values such as !!int x and [[[[…
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, OSError) as error:
         raise UserError(f"The search space {path} cannot be read: {one_sentence(error)}") from None
-
-
-def _loader():
-    """The loader of config files, for which 1e-5 is a number; it refuses a key that stands twice."""
-    config_loader = Config.__new__(Config)._build_yaml_loader()
-
-    class Loader(config_loader):
-        def construct_mapping(self, node, deep=False):
-            seen = set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands twice", key.start_mark)
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-            return super().construct_mapping(node, deep)
-
-    return Loader
 
 
 def _read_hyper(path) -> dict:

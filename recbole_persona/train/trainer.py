@@ -146,10 +146,11 @@ class RunTrainer:
         for file in (self.state_file, self.saved_model_file):
             remove_leftovers(file)
         state = load_tree(self.state_file)
-        if state.get("format") != FORMAT:
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise UserError(f"{self.state_file} is the state of another version of recbole_persona; use --rerun.")
         if state["trainer"] != [type(self).__name__, self.config["model"]]:
             raise UserError(f"{self.state_file} is the state of {state['trainer'][1]}, which is another model.")
+        self._check_state(state)
         if state["progress"]["best_valid_result"] is not None:
             load_tree(self.saved_model_file)  # without it the run could not end well: better said now
         self._resumed = state
@@ -158,6 +159,15 @@ class RunTrainer:
         stopped = self.cur_step > self.stopping_step
         self.start_epoch = max(state["epoch"], self.epochs) if stopped else state["epoch"]
         self.logger.info(f"Resuming from {self.state_file} at epoch {self.start_epoch}.")
+
+    def _check_state(self, state):
+        """Refuse a state that names other attributes than this trainer's; resuming would set them, whatever they are."""
+        strange = sorted({*state["progress"]} ^ {*_PROGRESS} | {*state["bindings"]} ^ {*self._steppers})
+        strange += sorted({*state["steppers"]} - {*self._steppers})
+        if strange:
+            raise UserError(
+                f"{self.state_file} does not fit this trainer ({', '.join(map(repr, strange))}); it was damaged or edited."
+            )
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """As RecBole's ``fit``; with a run folder and ``saved``, the state is kept at every epoch.
@@ -227,10 +237,10 @@ class RunTrainer:
         restore_model(self.model, state["model"], self.state_file)
         for name, stepper in state["steppers"].items():
             self._steppers[name].load_state_dict(stepper)
-        for name, bound in state["bindings"].items():
-            setattr(self, name, self._steppers[bound])
-        for name, value in state["progress"].items():
-            setattr(self, name, value)
+        for name in self._steppers:  # only what this trainer declares: a state may come from anybody
+            setattr(self, name, self._steppers[state["bindings"][name]])
+        for name in _PROGRESS:
+            setattr(self, name, state["progress"][name])
 
     def _continue_random_numbers(self, state):
         set_generator_states(self._sources, state["generators"])

@@ -32,9 +32,11 @@ def atomic_path(path):
     one, whole. When the block raises, the temporary file is removed and ``path`` is left alone.
 
     Raises:
+        UserError: ``path`` is there and is no regular file (a device, a pipe, a folder): it would be replaced by one.
         StorageError: the disk is full, or may not be written to.
     """
     path = Path(path)
+    check_regular(path)
     folder = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +60,13 @@ def atomic_path(path):
                 for file in list(folder.iterdir()):
                     file.unlink()
                 folder.rmdir()
+
+
+def check_regular(path) -> None:
+    """Raise UserError where ``path`` exists and is no regular file, nor a link to one."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file and is not written over; name another file.")
 
 
 def _flush(path):
