@@ -180,8 +180,8 @@ a model that was built with other random numbers. *Seconds*: training, validatio
 No sequential model's scores of a row depend on the other rows of its batch: at fixed weights they differ by at most 1e-5
 of the largest score (`tests/test_upstream_models.py`).
 
-Deviation from RecBole: parts of `eval_args` that the user leaves out are those of the model and its type; RecBole takes its general
-defaults, by which `--eval_args="{{'mode': 'uni100'}}"` splits the data of a sequential model at random.
+Deviation from RecBole: parts of `eval_args` that the user leaves out are those of the model and its type; RecBole takes its
+general defaults, by which `--eval_args="{{'mode': 'uni100'}}"` splits the data of a sequential model at random.
 
 {table(["model", "bare", "by hand", "loaded", "seconds", "resumes", "notes"], model_rows)}
 
