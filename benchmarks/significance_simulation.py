@@ -1,4 +1,4 @@
-"""False flags and power of a board's test: users and seeds drawn anew, the systems equal or one 3 % better.
+"""False flags and power of a board's test: users and seeds redrawn in each repetition, the systems equal or one 3 % better.
 
 ``python benchmarks/significance_simulation.py`` writes ``benchmarks/out/significance.json`` and the table of
 ``docs/significance.md``. The errors over users are those of ml-100k (943 users) and Amazon Beauty (22,363).

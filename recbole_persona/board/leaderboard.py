@@ -29,7 +29,7 @@ def leaderboard(board, *, workers=1, rerun=False, print_only=False, rows=None, r
         workers: processes that run cells.
         rerun: ``True`` or ``"all"`` runs every cell again (searches are kept), ``"failed"`` those that failed.
         rows: names of rows; only these and the rows that they re-rank run, and are replaced in the JSON beside the board.
-        print_only: compute the statistics of the JSON anew and print the page again; nothing runs.
+        print_only: recompute the statistics of the JSON and print the page again; nothing runs.
         runs: folder of the run folders; default ``runs/<name of the board>``.
         out: folder of the page; default that of the board.
 
@@ -137,7 +137,7 @@ def write_page(board: Board, rows: list[dict], target: Path) -> list[str]:
 
 
 def _written(board, rows, target) -> dict:
-    """Write JSON and page, the statistics computed anew."""
+    """Write JSON and page, with recomputed statistics."""
     add_statistics(rows)
     write_text(target / f"{board.name}.json", json.dumps(rows, indent=1) + "\n")
     return {"rows": rows, "files": write_page(board, rows, target), "failed": _failed(rows)}
