@@ -20,6 +20,7 @@ _WHOLE = {
     "user_tokens": 1, "n_neighbours": 1, "n_heads": 1,
     "metric_decimal_place": 0, "loss_decimal_place": 0,
 }  # fmt: skip
+_FOLLOWS_DATA = ("longest_answer",)  # whole numbers that are found from the data when None
 _CHOICES = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "state": ("debug", "info", "warning", "error", "critical"),
@@ -64,6 +65,8 @@ def check_values(given: dict, defaults: dict) -> None:
 def _check_kind(key, value, default):
     if key in _WHOLE or (key.endswith("_size") and _is_whole(default)):
         least = _WHOLE.get(key, 1)
+        if value is None and key in _FOLLOWS_DATA:
+            return
         if not _is_whole(value) or value < least:
             raise UserError(f"{key} must be a whole number of at least {least}; it is {value!r}.")
         if key.endswith("seed") and value >= 2**32:

@@ -26,6 +26,7 @@ from recbole_persona.lm.decoding import beam_search
 from recbole_persona.lm.item_codes import CODES, FIXED_LENGTH, item_codes
 from recbole_persona.lm.ragged import Ragged, concatenated
 from recbole_persona.lm.ranking import score_items
+from recbole_persona.lm.sentences import longest_answer, with_ends
 from recbole_persona.lm.task_batches import CANDIDATES, TASK, takes_every_prefix
 from recbole_persona.lm.tasks import TASKS, Prompts, Writer, literal_text, named_texts, templates_of
 from recbole_persona.lm.tree_decoder import check_decodable
@@ -55,13 +56,13 @@ class LanguageRecommender(SequentialRecommender):
         super().__init__(config, dataset)
         self.tasks = list(config["tasks"])
         _check(config, self.tasks)
-        self.text_field, self.longest_answer = config["explanation_field"], config["longest_answer"]
+        self.text_field = config["explanation_field"]
         self.rank_by, self.n_beams = config["rank_by"], config["n_beams"]
         self.text_beams = config["text_beams"]
         self.templates = {task: templates_of(config, task) for task in self.tasks}
         templates = [text for texts in self.templates.values() for text in texts]
         writes = "explanation" in self.tasks
-        store = text_store(dataset, self.text_field, "The task explanation") if writes else ()
+        store = text_store(dataset, self.text_field, "The task explanation") if writes else None
         learned = store[dataset.inter_feat[self.text_field].unique()] if writes else []  # of the training part
         codes = item_codes(config, dataset)
         named = named_texts(dataset, templates)
@@ -84,7 +85,13 @@ class LanguageRecommender(SequentialRecommender):
         self.register_buffer("codes", _digest(self.answers))
         if any(TASKS[task].target == "item" for task in self.tasks):
             check_decodable(self.backbone.bare)
-        self.sentences = self._sentences(store)
+        self.longest_answer = self.sentences = None
+        if writes:
+            whole = with_ends(self.backbone.ragged([store[place] for place in range(len(store))]), self.backbone.eos)
+            taught = dataset.inter_feat[self.text_field]
+            taught = taught[torch.from_numpy(store.filled(taught))]
+            self.longest_answer = longest_answer(config["longest_answer"], whole.lengths[taught])
+            self.sentences = whole.first(self.longest_answer)  # what is cut has no end: none was written there
         size = self.backbone.dimension
         self.word_embedding = nn.Embedding(WORDS, size, padding_idx=0) if config["whole_words"] else None
         if self.word_embedding is not None:
@@ -93,12 +100,6 @@ class LanguageRecommender(SequentialRecommender):
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0) if config["item_vectors"] else None
         if self.item_embedding is not None:
             nn.init.zeros_(self.item_embedding.weight)  # an item that is never met is known by its code alone
-
-    def _sentences(self, store):
-        """Ragged: the sentences by their places in the store, cut to ``longest_answer`` tokens, the end counted."""
-        found = self.backbone.ragged([store[place] for place in range(len(store))])
-        ends = Ragged.of([[self.backbone.eos]] * len(store))
-        return concatenated([found.first(self.longest_answer - 1), ends])
 
     def _load_from_state_dict(self, state_dict, prefix, *others):
         """Codes are made anew where a run is read."""
