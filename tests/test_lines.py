@@ -77,7 +77,14 @@ def test_ends_quotes_encodings_and_separators(tmp_path, end, quote, separator, e
 
 ITEM = "\t".join(HEADER).replace("id:", "item_id:") + "\ni0\ta\tc\n"
 FILES = {
-    "an id": ({"text": interactions().replace("\ti4\t", '\t"i4\t', 1)}, "tiny.inter, line 2: the item_id begins with"),
+    "an id": (
+        {"text": interactions().replace("\ti4\t", '\t"i4\t', 1)},
+        r"tiny.inter, line 2: the item_id begins with .* \(in quotes, those inside doubled\)\.$",
+    ),
+    "an id of a table": (
+        {"item": ITEM + '"i1\tM\tc\n'},
+        r"tiny.item, line 3: the item_id begins with .* \(in quotes, those inside doubled\)\.$",
+    ),
     "a title": ({"item": ITEM + 'i1\t"Movie\tc\n'}, r"tiny.item, line 3: the title .* set text_fields: .title."),
     "a tab": ({"item": ITEM + "i1\tM\tN\tc\n"}, "tiny.item, line 3: 4 cells, and the header has 3"),
     "a short row": ({"item": ITEM + "i1\tM\n"}, "tiny.item, line 3: 2 cells, and the header has 3"),
@@ -107,6 +114,18 @@ def test_a_quote_beside_texts(tmp_path):
     item = 'item_id:token\ttitle:text\n"i0\ta\ni1\t"b\n'
     with pytest.raises(UserError, match=r"tiny.item, line 2: the item_id begins with a quote"):
         run("BPR", "tiny", config_dict=write_tiny(tmp_path, item=item) | {"load_col": None})
+
+
+@pytest.mark.parametrize("named, column", [("item_id", "item_id:token"), ("past", "past:token_seq")])
+def test_ids_are_no_texts(tmp_path, named, column):
+    """So a quote in front of one gets another remedy than text_fields."""
+    row = '"i0\ta\tb' if named == "item_id" else 'i0\ta\t"b'
+    header = "item_id:token\ttitle:token\t" + ("past:token_seq" if named == "past" else "kind:token")
+    settings = write_tiny(tmp_path, item=f"{header}\n{row}\n") | {"alias_of_item_id": ["past"] * (named == "past")}
+    with pytest.raises(UserError, match=rf"line 2: the {named} begins with .* doubled\)\.$"):
+        run("BPR", "tiny", config_dict=settings)
+    with pytest.raises(UserError, match=f"The column {column} of .*tiny.* cannot be text: it holds ids"):
+        run("BPR", "tiny", config_dict=settings | {"text_fields": [named]})
 
 
 def test_ids_are_counted_and_named(tmp_path):

@@ -14,13 +14,14 @@ from recbole_persona.errors import UserError
 _PIECE = 1 << 17  # bytes; small enough to stay in the processor's cache
 
 
-def rows_of(path, separator: str, encoding: str | None, loaded=None) -> int:
+def rows_of(path, separator: str, encoding: str | None, loaded=None, ids=()) -> int:
     """The number of rows of an atomic file: its lines but the header and blank ones.
 
     Args:
         separator: what separates cells.
         encoding: of the file; None for UTF-8.
         loaded: the columns ``name:type`` that are read, all when None; a remedy for one that is not says so.
+        ids: names of columns that hold ids, which can never be texts.
 
     Raises:
         UserError: a line has other cells than the header, opens a quote that it does not close, or holds a NUL.
@@ -48,7 +49,7 @@ def rows_of(path, separator: str, encoding: str | None, loaded=None) -> int:
                 text = line.decode("utf-8", "replace")
                 if not text.strip("\t ".replace(separator, "")):
                     continue
-                if fault := line_fault(text, separator, header, loaded):
+                if fault := line_fault(text, separator, header, loaded, ids):
                     raise UserError(f"{path}, line {number}: {fault}")
             rows += 1
     return max(rows, 0)
@@ -73,7 +74,7 @@ def _patterned(piece, marks, pattern) -> int:
     return lines if marks == pattern * lines else 0
 
 
-def line_fault(line: str, separator: str, header: list[str], loaded=None) -> str | None:
+def line_fault(line: str, separator: str, header: list[str], loaded=None, ids=()) -> str | None:
     """What is wrong with a line, as the end of a sentence; None when it is a row with the cells of the header.
 
     A cell in quotes is one as in CSV, if its line closes it; quotes elsewhere are signs like others.
@@ -88,7 +89,7 @@ def line_fault(line: str, separator: str, header: list[str], loaded=None) -> str
         count += 1
         found = cell.match(line, place)
         if found is None:
-            return _open_quote(header[count - 1] if count <= len(header) else None, loaded)
+            return _open_quote(header[count - 1] if count <= len(header) else None, loaded, ids)
         if found.end() == len(line):
             break
         place = found.end() + 1
@@ -106,10 +107,10 @@ def line_fault(line: str, separator: str, header: list[str], loaded=None) -> str
     )
 
 
-def _open_quote(column, loaded) -> str:
+def _open_quote(column, loaded, ids) -> str:
     name, _, kind = (column or "").partition(":")
     remedy = "remove it, or write the cell as in CSV (in quotes, those inside doubled)"
-    if kind.startswith("token"):
+    if kind.startswith("token") and name not in ids:
         load = "" if loaded is None or column in loaded else "load it and "
         remedy += f"; if {name} holds texts, {load}set text_fields: [{name}]"
     return f"{f'the {name}' if name else 'a cell'} begins with a quote that the line does not close; {remedy}."

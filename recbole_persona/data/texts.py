@@ -121,6 +121,7 @@ class NumberedTexts:
         self.path, self.encoding, self.separator = path, config["encoding"], config["field_separator"]
         self.columns = columns
         numbered = {place for place, _, _ in columns}
+        self.ids = id_columns(config)
         self.header = [
             f"{cell.rpartition(':')[0]}:token" if place in numbered else cell for place, cell in enumerate(header)
         ]
@@ -150,7 +151,7 @@ class NumberedTexts:
                 for place, store, reader in self.columns:
                     cells[place] = "" if store is None else str(store.append(reader(cells[place])))
                 row = self.separator.join(cells)
-                if '"' in row and (fault := line_fault(row, self.separator, self.header)):
+                if '"' in row and (fault := line_fault(row, self.separator, self.header, ids=self.ids)):
                     raise UserError(f"{self.path}, line {number}: {fault}")
                 yield row + "\n"
 
@@ -194,7 +195,7 @@ def numbered(dataset, path, source):
         field, _, kind = cell.rpartition(":")
         if kind != TYPE and field not in named(config):
             continue
-        if field in (dataset.uid_field, dataset.iid_field, dataset.time_field, dataset.label_field) or "float" in kind:
+        if field in (*id_columns(config), dataset.time_field, dataset.label_field) or "float" in kind:
             raise UserError(
                 f"The column {cell} of {path} cannot be text: it holds {'numbers' if 'float' in kind else 'ids'}."
             )
@@ -210,6 +211,13 @@ def named(config) -> list[str]:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
         raise UserError(f"text_fields must be a list of columns, such as [title]; it is {names!r}.")
     return list(names)
+
+
+def id_columns(config) -> set[str]:
+    """The names of the columns that hold ids of users, items, entities and relations, lists of them too."""
+    keys = ("USER_ID", "ITEM_ID", "HEAD_ENTITY_ID", "TAIL_ENTITY_ID", "RELATION_ID", "ENTITY_ID")
+    aliases = (config[f"alias_of_{name}"] or () for name in ("user_id", "item_id", "entity_id", "relation_id"))
+    return {config[f"{key}_FIELD"] for key in keys}.union(*aliases)
 
 
 def columns_of_metrics(config) -> list[str]:
