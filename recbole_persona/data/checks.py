@@ -41,7 +41,7 @@ def checked_reading(config):
         _check_interactions(dataset)
         ids.tell_of_unknown(dataset)
         upstream(dataset)
-        _count_idle_candidates(dataset)
+        ids.tell_of_idle(dataset)
 
     try:
         with patch.object(Dataset, "_data_processing", processing):
@@ -157,15 +157,6 @@ def _check_list_lengths(dataset):
                     f"Row {row + 1} of the interactions has {lengths.iloc[row]} items in {items} and {other.iloc[row]} "
                     f"values in {field}; the lists of a row must be equally long."
                 )
-
-
-def _count_idle_candidates(dataset):
-    """Say how many items can be recommended that no interaction has, as those that stand in ``.item`` alone."""
-    frame, lists = dataset.inter_feat, dataset.iid_field + dataset.config["LIST_SUFFIX"]
-    columns = [frame[dataset.iid_field].to_numpy(), *(frame[lists] if lists in frame else ())]
-    idle = dataset.item_num - len(np.union1d(np.concatenate(columns), 0))
-    if idle:
-        dataset.logger.info(f"{idle} of the {dataset.item_num - 1} candidate items have no interaction.")
 
 
 def _place(dataset, row) -> str:

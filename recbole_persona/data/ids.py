@@ -2,6 +2,7 @@
 
 from logging import getLogger
 
+import numpy as np
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource
 
@@ -27,14 +28,13 @@ def install() -> None:
 
 
 def tell_of_unknown(dataset) -> None:
-    """Log how many ids the interactions have and a .user or .item file lacks, and the reverse."""
+    """Log how many ids the interactions have and a .user or .item file lacks."""
     for kind, field in (("user", dataset.uid_field), ("item", dataset.iid_field)):
         table = getattr(dataset, f"{kind}_feat")
         if table is None:
             continue
-        ids, rows = table[field].unique(), dataset.inter_feat[field]
-        met = rows.unique()
-        listed, known = set(ids), set(met)
+        rows = dataset.inter_feat[field]
+        met, listed = rows.unique(), set(table[field])
         if lacking := [name for name in met if name not in listed]:
             left = int(rows.isin(lacking).sum())
             leave = dataset.config["filter_inter_by_user_or_item"] is True and not dataset.config["benchmark_filename"]
@@ -43,10 +43,19 @@ def tell_of_unknown(dataset) -> None:
                 kind, len(lacking), len(met), field, _some(lacking), left,
                 "left out (filter_inter_by_user_or_item)" if leave else "kept, and features filled in",
             )  # fmt: skip
-        if idle := [name for name in ids if name not in known]:
-            getLogger().info(
-                "The .%s file has %d ids in %s without an interaction (%s).", kind, len(idle), field, _some(idle)
-            )
+
+
+def tell_of_idle(dataset) -> None:
+    """Log how many users and candidate items have no interaction after the filters, as those of ``.item`` alone."""
+    frame = dataset.inter_feat
+    lists = dataset.iid_field + dataset.config["LIST_SUFFIX"]
+    ready = frame[lists] if lists in frame else ()
+    for kind, field, more in (("users", dataset.uid_field, ()), ("candidate items", dataset.iid_field, ready)):
+        idle = np.ones(dataset.num(field), dtype=bool)
+        idle[np.concatenate([[0], frame[field].to_numpy(), *more])] = False  # 0 is padding
+        if idle.any():
+            names = _some(dataset.id2token(field, np.flatnonzero(idle)))
+            getLogger().info("%d of the %d %s have no interaction (%s).", idle.sum(), len(idle) - 1, kind, names)
 
 
 def _repeated(ids):
