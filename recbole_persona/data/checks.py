@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType, ModelType
 
@@ -95,19 +96,45 @@ def check_atomic_files(config) -> None:
 def check_split(config, loaders) -> None:
     """Refuse a split that leaves nothing to train or to test on, and a cut-off beyond the number of items.
 
+    One warning counts the pairs of user and item that a random split has put on both sides.
+
     Args:
         loaders: of training, validation and test.
 
     Raises:
         UserError: one of these.
     """
-    train, _, test = (loader._dataset for loader in loaders)
+    parts = [loader._dataset for loader in loaders]
+    train, _, test = parts
     for name, part in (("train", train), ("test", test)):
         if len(part) == 0:
             raise UserError(_nothing_to(name, config))
     items = train.item_num - 1
     if max(config["topk"]) > items:
         raise UserError(f"topk is {max(config['topk'])}, and the data set {config['dataset']!r} has {items} items.")
+    if config["eval_args"]["order"] == "RO" and not config["benchmark_filename"]:
+        _tell_of_pairs_on_both_sides(train, *parts[1:])
+
+
+def _tell_of_pairs_on_both_sides(train, valid, test):
+    """Say how many pairs of user and item stand in training and again in validation or test.
+
+    By the order of time (``TO``, and so for every sequential model) such a pair is a thing bought or heard again, which
+    had still to come when the model was trained. At random it is a held-out row that the model has learned by heart.
+    """
+    known, *held_out = (
+        pd.Series(part.inter_feat[part.uid_field].numpy() * part.item_num + part.inter_feat[part.iid_field].numpy())
+        for part in (train, valid, test)
+    )
+    in_valid, in_test = (
+        set(pairs[pairs.isin(known)]) for pairs in held_out
+    )  # by hash: sorting takes ten times as long
+    if in_valid or in_test:
+        train.logger.warning(
+            f"{len(in_valid | in_test)} pairs of user and item stand in training and again in validation "
+            f"({len(in_valid)}) or test ({len(in_test)}), because the data repeat them and the split is random; "
+            "rm_dup_inter: first (or last) keeps each once, and order: TO in eval_args splits by time."
+        )
 
 
 def _check_lists(config, path, fields):
