@@ -145,9 +145,47 @@ def test_numpy_scalars_parameters_modules_and_enums(tmp_path):
 
 def test_weights_have_their_own_names_for_everybody(tmp_path):
     weight = torch.randn(3, 2)
-    save_tree({"state_dict": {"user_embedding.weight": weight}, "optimizer": {"state": [weight]}}, tmp_path / "m")
+    tree = {"state_dict": {"user_embedding.weight": weight}, "optimizer": {"state": [weight.clone()]}}
+    save_tree(tree, tmp_path / "m")
     assert torch.equal(load_file(tmp_path / "m")["user_embedding.weight"], weight)
     assert "optimizer.state[0]" in load_file(tmp_path / "m")
+
+
+def test_tied_weights_are_stored_once(tmp_path):
+    table, head = torch.nn.Embedding(500, 40), torch.nn.Linear(40, 500, bias=False)
+    head.weight = table.weight
+    model = torch.nn.ModuleList([table, head])
+    save_tree({"state_dict": dict(model.state_dict()), "kept": [table.weight, table.weight.data[:250]]}, tmp_path / "m")
+    stored = load_file(tmp_path / "m")
+    assert {name: tuple(value.shape) for name, value in stored.items()} == {"0.weight": (500, 40), "kept[1]": (250, 40)}
+    back = load_tree(tmp_path / "m")
+    assert list(back["state_dict"]) == ["0.weight", "1.weight"]
+    assert all(torch.equal(value, table.weight) for value in [*back["state_dict"].values(), back["kept"][0]])
+    assert torch.equal(back["kept"][1], table.weight[:250])
+
+
+def test_the_same_memory_read_in_two_ways_is_two_tensors(tmp_path):
+    square = torch.arange(9.0).view(3, 3)
+    pairs = torch.view_as_complex(torch.arange(8.0).view(4, 2))
+    tree = [square, square.T, square.view(torch.int32), pairs.imag, pairs.conj().imag]  # the last is negated when read
+    save_tree(tree, tmp_path / "t")
+    same([*tree[:-1], -pairs.imag], load_tree(tmp_path / "t"), "tree")
+
+
+def test_memory_that_is_used_again_is_not_taken_for_the_same_tensor(tmp_path):
+    """Arrays in another byte order are copied to be written, and the copies are freed one after the other."""
+    tree = [np.full((2, 3), number, dtype=">f4") for number in range(20)]
+    tree += [np.full((3, 2), number, dtype="f4").T for number in range(20)]
+    save_tree(tree, tmp_path / "t")
+    same_tree(tree, load_tree(tmp_path / "t"))
+
+
+def test_files_that_hold_a_tied_table_twice_are_read(tmp_path):
+    weights = {"0.weight": torch.randn(4, 3), "1.weight": torch.randn(4, 3)}
+    inner = {"dict": [[name, {"tensor": name}] for name in weights]}
+    described = {"format": "recbole_persona.tree/1", "tree": json.dumps({"dict": [["state_dict", inner]]})}
+    save_file(weights, tmp_path / "m", metadata=described)
+    same(load_tree(tmp_path / "m")["state_dict"], weights, "weights")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ class _Encoder:
     def __init__(self, tensors):
         self.tensors = tensors
         self.memories = set()  # of the tensors stored so far
+        self.stored = {}  # (memory, layout): (name, tensor); the tensor is kept so that its address is not given away
 
     def encode(self, value, where):
         if value is None or type(value) in (bool, int, float) or isinstance(value, str):
@@ -104,7 +105,14 @@ class _Encoder:
         return described | {"parts": [self.array(np.asarray(part), where) for part in parts]}
 
     def store(self, tensor, where) -> str:
-        """Enter the tensor under its place in the tree (``optimizer.state.0.exp_avg``); returns that name."""
+        """Enter the tensor under its place in the tree (``optimizer.state.0.exp_avg``); returns that name.
+
+        A tensor that is another one's memory, as tied weights are, is stored once, under the first name.
+        """
+        tensor = tensor.detach().resolve_conj().resolve_neg()
+        same = tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        if same in self.stored:
+            return self.stored[same][0]
         base = where.lstrip(".").removeprefix("state_dict.") or "tree"
         name, number = base, 1
         while name in self.tensors:
@@ -112,7 +120,8 @@ class _Encoder:
             name = f"{base}#{number}"
         if tensor.dtype not in _REALS:
             raise TypeError(f"{base} is a tensor of {tensor.dtype}, which has no safe form on disk")
-        tensor = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        self.stored[same] = name, tensor
+        tensor = tensor.cpu().contiguous()
         if tensor.untyped_storage().data_ptr() in self.memories:  # safetensors refuses two names for one memory
             tensor = tensor.clone()
         self.memories.add(tensor.untyped_storage().data_ptr())
