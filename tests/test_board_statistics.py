@@ -14,6 +14,7 @@ from recbole_persona.board.page import mark
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.significance import compare
 from recbole_persona.evaluate.variance_components import Component, t_test
+from recbole_persona.runs import RunFolder
 
 
 def row(name, mean, std, n, model="BPR", against=None, **found):
@@ -140,3 +141,38 @@ def test_a_single_row_is_run_again_and_replaced_without_the_runs_of_the_others(t
     for options in ({"rows": ["Nobody"]}, {"rows": ["Pop"], "workers": 2}, {"rows": ["Pop"], "print_only": True}):
         with pytest.raises(UserError):
             ran(file, **options)
+
+
+def test_a_row_with_seeds_of_its_own_is_a_null_control(tmp_path):
+    """The same model with other seeds: users are paired, and the variances over seeds of both rows count."""
+    control = {"name": "BPR again", "model": "BPR", "seeds": [5, 6, 7]}
+    mmr = {"name": "BPR again + MMR", "rerank": {"of": "BPR again", "method": "mmr", "weights": [0.5]}}
+    sets = {
+        "tiny": {"data_path": str(tmp_path / "data")},
+        "tiny, nothing masked": {"again": "tiny", "config": {"mask_history": False}, "seeds": [2]},
+    }
+    file = written(tmp_path, [BPR, control, mmr], baseline="BPR", datasets=sets)
+    _, found = ran(file)
+    of = {(row["dataset"], row["name"]): row for row in found["rows"]}
+    ours, base, again = of["tiny", "BPR again"], of["tiny", "BPR"], of["tiny, nothing masked", "BPR again"]
+    assert ours["seeds"] == of["tiny", "BPR again + MMR"]["seeds"] == again["seeds"] == [5, 6, 7]
+    assert base["seeds"] == [1, 2] and of["tiny, nothing masked", "BPR"]["seeds"] == [2]
+    runs = sorted((tmp_path / "runs").glob("tiny-BPR-[567]-????????"))
+    assert [RunFolder(run).result()["seed"] for run in runs] == [5, 6, 7]
+    tables = [RunFolder(run).per_user().set_index("user")["ndcg@3"] for run in runs]
+    theirs = [
+        RunFolder(run).per_user().set_index("user")["ndcg@3"] for run in (tmp_path / "runs").glob("*-[12]-????????")
+    ]
+    compared, metric = ours["comparisons"]["ndcg@3"], "ndcg@3"
+    differences = sum(tables) / 3 - sum(theirs) / 2
+    variance = (
+        differences.var() / 40 + ours["metrics"][metric]["std"] ** 2 / 3 + base["metrics"][metric]["std"] ** 2 / 2
+    )
+    assert compared["n"] == 40 and compared["difference"] == pytest.approx(differences.mean())
+    expected = 2 * stats.t.sf(abs(differences.mean()) / math.sqrt(variance), compared["df"])
+    assert compared["test"] == "users and seeds" and compared["p"] == pytest.approx(expected)
+    page = file.with_suffix(".md").read_text()
+    assert "Seeds of the models: 1, 2; BPR again" in page and "BPR again: 5, 6, 7" in page
+    before = results(tmp_path)
+    ran(file)
+    assert results(tmp_path) == before

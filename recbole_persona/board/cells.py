@@ -83,14 +83,14 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
             row = resolved[part.dataset, row.name]
             config = row_config(board, part, row)
             files = tuple(str(file) for file in row.files)
-            for seed in part.seeds:
+            for seed in part.seeds_of(row):
                 config["seed"] = seed
                 path = runs / default_path(config).name
                 settings = {**row.config, **shared_settings(board, part), "seed": seed, "run_dir": str(path)}
                 of_row[row.name, seed] = Cell(part.dataset, row.name, seed, path, row.model, files, settings)
         cells += of_row.values()
         for row in part.rows:
-            for seed in part.seeds if row.runs and row.rerank else ():
+            for seed in part.seeds_of(row) if row.runs and row.rerank else ():
                 needed = {key: of_row.get((name, seed)) for key, name in row.needs.items()}
                 if all(needed.values()):
                     cells.append(_reranked(board, row, **needed))
@@ -98,7 +98,7 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
 
 
 def _stands_in(part, cell) -> bool:
-    return cell.base is None and cell.seed in part.seeds and cell.row in [row.name for row in part.rows]
+    return cell.base is None and any(row.name == cell.row and cell.seed in part.seeds_of(row) for row in part.rows)
 
 
 def _tested_again(part, base) -> Cell:

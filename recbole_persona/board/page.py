@@ -34,7 +34,7 @@ def markdown(board: Board, rows: list[dict]) -> str:
         lines += [f"![{board.title}]({board.name}.svg)", ""]
     for dataset in datasets(rows):
         here = [row for row in rows if row["dataset"] == dataset]
-        lines += [f"## {dataset}", "", *_text(_protocol(here))]
+        lines += [f"## {dataset}", "", *_text(_protocol(board, here))]
         for table, chosen in tables(board, here):
             lines += _text(f"### {table['title']}" if table["title"] else "") + _text(table["text"])
             lines += _grid(*_results(board, chosen)) + [""]
@@ -115,7 +115,7 @@ def _grid(head, body) -> list[str]:
     return ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in cells]
 
 
-def _protocol(rows) -> str:
+def _protocol(board, rows) -> str:
     """Data and protocol in words."""
     row = next((row for row in rows if row["status"] == "run"), None)
     if row is None:
@@ -137,12 +137,23 @@ def _protocol(rows) -> str:
     )
     for shown in ("metrics", "topk"):  # the tables show them
         judged.pop(shown, None)
-    seeds = dict.fromkeys(seed for row in rows for seed in row["seeds"])
-    lines.append(f"Seeds of the models: {', '.join(str(seed) for seed in seeds)}.")
+    lines.append(f"Seeds of the models: {_seeds(board, rows)}.")
     if negatives := judged.pop("negatives", None):
         lines.append(f"Negatives: {', '.join(f'{key} {value}' for key, value in negatives.items())}.")
     lines += [f"{metric_title(key)}: {value}." for key, value in judged.items()]
     return "  \n".join(lines)
+
+
+def _seeds(board, rows) -> str:
+    """The seeds of all rows, and after them those of rows that have seeds of their own."""
+    described = {row.name: row for part in board.parts if part.dataset == rows[0]["dataset"] for row in part.rows}
+    own = {row.name for row in described.values() if row.seeds or (row.rerank and described[row.needs["of"]].seeds)}
+    shared = dict.fromkeys(seed for row in rows if row["name"] not in own for seed in row["seeds"])
+    texts = [", ".join(map(str, shared))] if shared else []
+    texts += [
+        f"{row['name']}: {', '.join(map(str, row['seeds']))}" for row in rows if row["name"] in own and row["seeds"]
+    ]
+    return "; ".join(texts)
 
 
 def _results(board, rows):

@@ -44,7 +44,7 @@ def shared_settings(board: Board, part: Part) -> dict:
 
 
 def row_config(board: Board, part: Part, row: Row) -> Config:
-    """The ``Config`` of a row, with the first seed.
+    """The ``Config`` of a row, with its first seed.
 
     Raises:
         UserError: whatever ``Config`` refuses, and a setting of the row that is the protocol's.
@@ -52,7 +52,7 @@ def row_config(board: Board, part: Part, row: Row) -> Config:
     shared = shared_settings(board, part)
     files = [str(file) for file in row.files]
     try:
-        settings = {**row.config, **shared, "seed": part.seeds[0]}
+        settings = {**row.config, **shared, "seed": part.seeds_of(row)[0]}
         config = Config(row.model, part.source, files, settings)
         _check_own(row, part, config, shared)
         _check_computed(config, board.primary)

@@ -24,7 +24,7 @@ _JUDGING = (
     "bertscore_encoder",
 )  # what a finished run can be tested again with
 _KINDS = ("model", "study", "rerank", "published")  # a row has exactly one of them
-_ROW = {"name", "status", "against", *_KINDS}
+_ROW = {"name", "status", "against", "seeds", *_KINDS}
 _MODEL_ROW = {"config", "config_files", "tune"}
 _TUNE = {"space", "trials", "epochs", "sampler", "pruner", "timeout", "select_seeds", "finalists"}
 _RERANK = ("of", "method", "by", "weights", "keep", "candidates")
@@ -46,6 +46,7 @@ class Row:
             ``keep``, ``candidates``.
         published: CSV file of somebody else's numbers.
         against: row that this one is tested against; None for the board's baseline.
+        seeds: of this row on every data set; None for those of the data set.
         runs: false for a row that stands on the page as "not run".
     """
 
@@ -59,6 +60,7 @@ class Row:
     rerank: dict | None = None
     published: Path | None = None
     against: str | None = None
+    seeds: tuple[int, ...] | None = None
     runs: bool = True
 
     @property
@@ -84,6 +86,12 @@ class Part:
     data_path: str | None
     source: str
     again: dict | None = None
+
+    def seeds_of(self, row: Row) -> tuple[int, ...]:
+        """The seeds that a row runs with here; a re-ranked row has those of the row that it re-ranks."""
+        if row.rerank:
+            (row,) = (other for other in self.rows if other.name == row.rerank["of"])
+        return row.seeds or self.seeds
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,12 @@ def _check_part(part, baseline):
                 raise UserError(
                     f"On {part.dataset} the row {row.name!r} needs the row {needed!r}; add it to rows of that data set."
                 )
+        needed = [other for other in part.rows if other.name in row.needs.values()]
+        if len({frozenset(part.seeds_of(other)) for other in needed}) > 1:
+            raise UserError(
+                f"The row {row.name!r} re-ranks runs of one row with those of another, seed by seed; give the rows "
+                f"{' and '.join(repr(other.name) for other in needed)} the same seeds."
+            )
 
 
 def _rows(given, file) -> dict[str, Row]:
@@ -193,6 +207,8 @@ def _row(values, file) -> Row:
             f"The row {name!r} must have one of {', '.join(_KINDS)}; it has {' and '.join(kinds) or 'none'}."
         )
     (kind,) = kinds
+    if "seeds" in values and kind not in ("model", "study"):
+        raise UserError(f"The row {name!r} has no seeds of its own, since it trains no model; leave seeds out.")
     _only(values, _ROW | (_MODEL_ROW if kind == "model" else set()), where)
     if kind == "published":
         _only(values, {"name", "published"}, f"{where}, which is published and never tested,")
@@ -214,6 +230,7 @@ def _row(values, file) -> Row:
         rerank=_rerank(values["rerank"], where) if kind == "rerank" else None,
         published=beside(file, values["published"]) if kind == "published" else None,
         against=values.get("against"),
+        seeds=_seeds(values["seeds"], f"seeds of {where}") if "seeds" in values else None,
         runs=status == "run",
     )
 

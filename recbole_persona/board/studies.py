@@ -48,8 +48,8 @@ def opened(part: Part, row: Row) -> Row:
 def searched(board: Board, part: Part, row: Row, runs: Path, workers: int | None) -> tuple[Row, dict | None]:
     """A row with the settings it runs with, and what the page says of the search; None for a row without one.
 
-    The search sees the validation part alone. It is made with the first seed, and by the primary metric alone, so that a
-    metric more on the page needs no new search. One that was killed goes on.
+    The search uses only the validation set. It is made with the row's first seed and with only the primary metric, so
+    that another metric on the page needs no new search. One that was killed goes on.
 
     Args:
         workers: processes of the search; None only reads what a search has found.
@@ -63,7 +63,7 @@ def searched(board: Board, part: Part, row: Row, runs: Path, workers: int | None
         answer = read_json(folder / "study.json")
         return replace(row, config={**row.config, **answer["best_params"]}), _told(answer)
     metric, _, k = board.primary.partition("@")
-    settings = {**row.config, **shared_settings(board, part), "seed": part.seeds[0], "metrics": [metric]}
+    settings = {**row.config, **shared_settings(board, part), "seed": part.seeds_of(row)[0], "metrics": [metric]}
     settings |= ({"topk": [int(k)]} if k else {}) | {key: row.tune[key] for key in ("epochs",) if key in row.tune}
     options = {key: row.tune[key] for key in _PASSED if key in row.tune}
     answer = tune(
