@@ -19,8 +19,8 @@ def print_result(result: dict, run_dir: str) -> None:
     print_protocol(result["protocol"])
     seconds = result["seconds"]
     console.print(
-        f"{result['epochs']} epochs, {result['n_parameters']:,} parameters; seconds: "
-        + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
+        f"{result['epochs']} epochs; {result['n_trainable']:,} trainable parameters of {result['n_parameters']:,} in total; "
+        "seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
         highlight=False,
     )
     print(f"run folder: {run_dir}")  # print: a path must not be wrapped
