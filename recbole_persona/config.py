@@ -8,10 +8,8 @@ import ast
 import copy
 import difflib
 import importlib.util
-import inspect
 import os
 import re
-import sys
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -25,6 +23,7 @@ from recbole.utils import EvaluatorType, ModelType, argument_list
 from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.registry import METRICS, TEXT, canonical_name, model_entry, registered_names
 from recbole_persona.settings import check_values
+from recbole_persona.unused import is_read, unused_settings
 from recbole_persona.upstream import replace_everywhere
 
 _RecboleConfig = recbole_config.Config
@@ -139,7 +138,11 @@ class Config(_RecboleConfig):
         self.final_config_dict["metrics"] = metrics
         self._check_passes(metrics, kinds)
         self._find_data()
-        self.unused_keys = [key for key in self.external_config_dict if self._is_unused(key)]
+
+    @property
+    def unused_keys(self) -> dict[str, str]:
+        """The user's settings that nothing in this run reads, each with the reason (:func:`unused_settings`)."""
+        return unused_settings(self)
 
     def _complete_eval_args(self):
         """Parts of ``eval_args`` that the user leaves out are those of the model and its type; RecBole takes general ones."""
@@ -218,10 +221,6 @@ class Config(_RecboleConfig):
         entry = model_entry(self.model)
         return known_keys().union(entry[1].keys if entry else (), getattr(self.model_class, "config_defaults", ()))
 
-    def _is_unused(self, key) -> bool:
-        """Whether the key is real, and yet nothing in a run of this model reads it."""
-        return key not in self.internal_config_dict and not is_read(key, self.model_class, anywhere=False)
-
 
 def literal(value):
     """A string as the Python literal it spells, else as it is; other values unchanged. Nothing is evaluated."""
@@ -277,29 +276,6 @@ def known_keys() -> frozenset[str]:
             if "space" not in file.parts:
                 keys.update(re.findall(r"^([A-Za-z_]\w*)\s*:", file.read_text(encoding="utf-8"), re.M))
     return frozenset(keys)
-
-
-def is_read(key: str, model_class, anywhere=True) -> bool:
-    """Whether some code reads ``key`` from a config: RecBole's, ours, the model's own modules, or the running script.
-
-    Args:
-        anywhere: false leaves out the modules of other models.
-    """
-    name = re.escape(str(key))
-    pattern = re.compile(rf"""config\w*(?:\[|\.get\()\s*f?["']{name}["']|["']{name}["'] in \S*config""")
-    modules = {inspect.getmodule(base) for base in model_class.__mro__} | {sys.modules.get("__main__")}
-    own = [Path(module.__file__) for module in modules if getattr(module, "__file__", None)]
-    texts = [path.read_text(encoding="utf-8") for path in own if path.suffix == ".py" and path.is_file()]
-    return any(pattern.search(text) for text in (*texts, *_sources(False), *(_sources(True) if anywhere else ())))
-
-
-@cache
-def _sources(of_models: bool) -> tuple[str, ...]:
-    """The code of RecBole and ours: of the single models, or all the rest."""
-    folders = [Path(importlib.util.find_spec(name).origin).parent for name in ("recbole", "recbole_persona")]
-    paths = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
-    rooms = [re.search(r"(_recommender|recbole_persona/models)$", path.parent.as_posix()) for path in paths]
-    return tuple(path.read_text(encoding="utf-8") for path, room in zip(paths, rooms) if bool(room) == of_models)
 
 
 def install() -> None:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "recbole_persona"
 FLOORS = [
     {"errors", "version"},
     {"upstream"},
-    {"config", "registry", "settings"},
+    {"config", "registry", "settings", "unused"},
     {"runs"},
     {"data", "layers"},
     {"lm"},

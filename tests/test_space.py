@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from recbole_persona.config import Config, is_read, shipped
+from recbole_persona.config import Config, shipped
 from recbole_persona.errors import UserError
 from recbole_persona.models.ampcf import AMPCF
 from recbole_persona.registry import get_model, recbole_model_names
 from recbole_persona.search.space_files import read_space
 from recbole_persona.settings import check_values
+from recbole_persona.unused import is_read
 
 FILES = (shipped("properties") / "space").glob("*.yaml")
 SHIPPED = sorted(file.stem.replace("recbole-", "recbole:") for file in FILES)

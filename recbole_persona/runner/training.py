@@ -121,8 +121,8 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
     with _logging_to(folder, config):
         logger = getLogger()
         logger.info(config)
-        for key in config.unused_keys:
-            logger.warning("%s does not use the setting %s.", config["model"], key)
+        for key, reason in config.unused_keys.items():
+            logger.warning("%s does not use the setting %s%s.", config["model"], key, reason and f": {reason}")
         seconds, memory = {}, PeakMemory(config["device"])
         with _timed(seconds, "data"):
             dataset, loaders = _data(config)

@@ -13,10 +13,11 @@ from pathlib import Path
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from recbole.utils import argument_list
 
-from recbole_persona.config import Config, class_name, is_read, known_keys, literal, read_yaml, shipped
+from recbole_persona.config import Config, class_name, known_keys, literal, read_yaml, shipped
 from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.registry import canonical_name, get_model, model_entry
 from recbole_persona.search.space import Parameter, Space, is_number
+from recbole_persona.unused import is_read
 
 _ATTRIBUTES = ("low", "high", "log", "step", "choices", "when", "simpler")
 # Trials that differ in these could not be compared.
