@@ -8,6 +8,7 @@ import argparse
 import errno
 import importlib
 import os
+import re
 import sys
 
 from recbole_persona.errors import UserError
@@ -58,7 +59,12 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*arguments, allow_abbrev=False, **settings)
 
     def error(self, message):
-        raise UserError(f"{message}; see {self.prog} --help.")
+        raise UserError(f"{_without_urls(message)}; see {self.prog} --help.")
+
+
+def _without_urls(text: str) -> str:
+    """What was typed, up to a URL: a mistyped --storage shows no password."""
+    return re.sub(r"[^\s'\"=]*(?:://|:\S*@).*", "***", text, flags=re.DOTALL)
 
 
 def _dispatch(argv) -> int:
@@ -102,8 +108,9 @@ def parse_settings(arguments: list[str]) -> dict:
     for argument in arguments:
         key, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not key:
-            raise UserError(f"Cannot read {argument!r}; write settings as --key=value.")
+            raise UserError(f"Cannot read {_without_urls(argument)!r}; write settings as --key=value.")
         value = literal(value) if equals else True
         if settings.setdefault(key, value) != value:
-            raise UserError(f"--{key} is given twice, as {settings[key]!r} and {value!r}.")
+            both = _without_urls(f"{settings[key]!r} and {value!r}")
+            raise UserError(f"--{key} is given twice, as {both}.")
     return settings

@@ -6,11 +6,12 @@ with --resume; the same command on another machine, with the same --storage, wor
 
 import os
 import statistics
+import sys
 
 from recbole_persona.cli.run import split_files
 from recbole_persona.cli.tables import print_table
 from recbole_persona.config import literal
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, hidden
 
 takes_settings = True
 _SHOWN = 10  # trials
@@ -52,6 +53,8 @@ def add_arguments(parser) -> None:
 def main(arguments) -> int:
     from recbole_persona.search.tuning import tune
 
+    if arguments.storage:  # W&B, for one, sends the command line to its host
+        sys.argv[1:] = [hidden(argument, [arguments.storage]) for argument in sys.argv[1:]]
     chosen = {
         name: getattr(arguments, name)
         for name in ("space", "trials", "workers", "study_dir", "study_name", "storage", "resume", "join", "timeout")

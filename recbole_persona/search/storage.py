@@ -7,11 +7,9 @@ died is failed, and its settings wait for whoever claims next.
 """
 
 import os
-import re
 import socket
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 
 import optuna
 import psutil
@@ -21,14 +19,13 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from recbole_persona.errors import StorageError, UserError, one_sentence
+from recbole_persona.search.storage_url import read_url
 
 GRACE = 120  # seconds without a heartbeat after which a trial on another machine counts as killed
 RETRIES = 3  # of a trial that was killed
-_DRIVERS = {"postgresql": ("psycopg", "postgres"), "mysql": ("pymysql", "mysql")}  # dialect -> driver, extra
-_FORMS = "sqlite:///FILE, postgresql://USER@HOST/NAME, mysql://USER@HOST/NAME or journal:///FILE"
 _CLAIM = "claim"  # the study's attribute whose row is locked
 
 _FAULTS = (StorageInternalError, SQLAlchemyError, OSError)
@@ -45,7 +42,7 @@ class Storage:
         grace: seconds without a heartbeat after which a trial counts as killed.
 
     Attributes:
-        shown: the URL without its password.
+        shown: the URL without its password and its query.
         optuna: what Optuna takes for ``storage=``.
 
     Raises:
@@ -54,27 +51,17 @@ class Storage:
     """
 
     def __init__(self, url: str, grace: float = GRACE):
-        self.shown, self._file, self._engine = url, None, None
-        scheme, _, path = url.partition("://")
+        self._url = read_url(url)
+        self.shown, self._file = self._url.shown, self._url.file
         try:
-            parsed = None if scheme == "journal" else sqlalchemy.make_url(url)
-        except (ArgumentError, ValueError):
-            shown = re.sub(r"://([^:/]*):.*@", r"://\1:***@", url)
-            raise UserError(f"Cannot read the storage {shown!r}; write {_FORMS}.") from None
-        if parsed is None or parsed.get_backend_name() == "sqlite":
-            path = path[1:] if parsed is None else parsed.database
-            if not path or path == ":memory:" or (parsed is None and url.count("/") < 3):
-                raise UserError(f"The storage {url!r} names no file; write {scheme}:///FILE.")
-            self._file = Path(path)
-        else:
-            parsed = _with_driver(parsed)
-            self.shown = parsed.render_as_string(hide_password=True)
-        with self.plainly():
             if self._file:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-            self.optuna = _database(parsed, grace) if parsed is not None else _journal(self._file)
-        if not self._file:
-            self._engine = self.optuna.engine
+            self.optuna = _database(self._url, grace) if self._url.parsed is not None else _journal(self._file)
+        except UserError:
+            raise
+        except Exception as error:  # a driver may refuse an argument with any error; its text may repeat a password
+            raise self._failed(error) from None
+        self._engine = None if self._file else self.optuna.engine
 
     @contextmanager
     def plainly(self):
@@ -87,10 +74,13 @@ class Storage:
                 fault = fault.__cause__ or fault.__context__
             if fault is None:
                 raise
-            raise StorageError(
-                f"The storage {self.shown} failed ({_reason(fault)}); trials that had finished are kept in it: mend it, "
-                "and go on with --resume."
-            ) from error
+            raise self._failed(fault) from None  # a traceback would show the texts of the errors before it, too
+
+    def _failed(self, fault) -> StorageError:
+        return StorageError(
+            f"The storage {self.shown} failed ({_reason(fault, self._url.hide)}); trials that had finished are kept in it: "
+            "mend it, and go on with --resume."
+        )
 
     @contextmanager
     def claim(self, study):
@@ -156,11 +146,11 @@ def was_killed(trial) -> bool:
     return trial.state == TrialState.FAIL and why_failed(trial) is None
 
 
-def _reason(fault) -> str:
-    """The first line of what the driver or the system says."""
+def _reason(fault, hide) -> str:
+    """The first line of what the driver or the system says, without secrets."""
     if isinstance(fault, StorageInternalError) and fault.__cause__:
         fault = fault.__cause__  # the database's own error
-    text = str(getattr(fault, "orig", None) or getattr(fault, "strerror", None) or fault).strip()
+    text = hide(str(getattr(fault, "orig", None) or getattr(fault, "strerror", None) or fault)).strip()
     return text.splitlines()[0].strip(" .") if text else type(fault).__name__
 
 
@@ -190,35 +180,20 @@ class _Database(RDBStorage):
 
 
 def _database(url, grace) -> RDBStorage:
-    arguments = {"connect_args": {"timeout": 60}} if url.get_backend_name() == "sqlite" else {"pool_pre_ping": True}
+    arguments = {"connect_args": {"timeout": 60}} if url.file else {"pool_pre_ping": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         try:
             return _Database(
-                url.render_as_string(hide_password=False),
+                url.parsed.render_as_string(hide_password=False),
                 engine_kwargs=arguments,
                 heartbeat_interval=max(1, int(grace // 4)),
                 grace_period=max(1, int(grace)),
             )
         except RuntimeError as error:  # Optuna's check of its tables
-            raise UserError(f"The tables of this storage are of another Optuna: {one_sentence(error)}") from None
-
-
-def _with_driver(url):
-    """The URL with the driver that we name where the user names none; UserError when it is not installed."""
-    dialect = "mysql" if url.get_backend_name() == "mariadb" else url.get_backend_name()
-    if dialect not in _DRIVERS:
-        raise UserError(f"A search cannot be kept in {dialect}; write {_FORMS}.")
-    driver, extra = _DRIVERS[dialect]
-    if "+" not in url.drivername:
-        url = url.set(drivername=f"{dialect}+{driver}")
-    try:
-        url.get_dialect().import_dbapi()
-    except (ImportError, NoSuchModuleError):
-        raise UserError(
-            f"The driver of {url.drivername} is not installed: pip install recbole_persona[{extra}]."
-        ) from None
-    return url
+            raise UserError(
+                f"The tables of this storage are of another Optuna: {url.hide(one_sentence(error))}"
+            ) from None
 
 
 class _TailLock(JournalFileSymlinkLock):
