@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from recbole_persona.config import Config, read_yaml
 from recbole_persona.errors import Busy, UserError
+from recbole_persona.trust import refuse_foreign
 from recbole_persona.upstream.files import atomic_path, remove_leftovers, write_text
 from recbole_persona.version import __version__
 
@@ -141,6 +142,8 @@ class RunFolder:
         if not self.started or not self.run_file.is_file():
             raise UserError(f"{self.path} is not the folder of a run; it lacks config.yaml or state/run.json.")
         described = read_json(self.run_file)
+        if not isinstance(described, dict):
+            raise UserError(f"{self.run_file} is not as a run writes it; it was damaged or edited.")
         if described.get("format") != FORMAT:
             raise UserError(
                 f"{self.path} was written in run format {described.get('format')} by recbole_persona "
@@ -148,16 +151,53 @@ class RunFolder:
             )
         return described
 
-    def config(self, overrides=None) -> Config:
-        """The run's ``Config``, with ``overrides`` (for device, paths, batch sizes) on top."""
-        if self.description().get("config_sha256") != _sha256(self.config_file.read_text(encoding="utf-8")):
-            raise UserError(f"{self.config_file} is not as the run wrote it; it was truncated or edited.")
-        written = read_yaml(self.config_file)
+    def config(self, overrides=None, trust=False) -> Config:
+        """The run's ``Config``, with ``overrides`` (for device, paths, batch sizes) on top.
+
+        Args:
+            trust: true lets ``config.yaml`` name code that is not installed, or a host that texts are sent to; a mapping
+                lets those of its settings do so that have the values given there.
+
+        Raises:
+            UserError: no run folder, one that was damaged, or one that would run code and is not trusted.
+        """
+        if trust is True:
+            return self._config(overrides)
+        given, overrides = trust or {}, overrides or {}
+
+        def refuse(settings):
+            named = [key for key, value in given.items() if settings.get(key) == value]
+            refuse_foreign(self.path, settings, {*overrides, *named})
+
+        refuse({**self._written(), **overrides})
+        config = self._config(overrides)
+        refuse(config.final_config_dict)  # with the defaults of its data set
+        return config
+
+    def settings_hash(self) -> str:
+        """:func:`config_hash` of the run's settings, which are only compared: of its code, the class of the model is needed."""
+        written = self._written()
+        refuse_foreign(self.path, {"model": written.get("model")})
+        return config_hash(self._config())
+
+    def _config(self, overrides=None):
+        written = self._written()
         earlier = {key: value for key, value in _EARLIER_DEFAULTS.items() if key not in written}
         return Config(
             config_file_list=[str(self.config_file)],
             config_dict={**earlier, **(overrides or {}), "run_dir": str(self.path)},
         )
+
+    def _written(self) -> dict:
+        """What ``config.yaml`` holds."""
+        described = self.description()
+        damaged = UserError(f"{self.config_file} is not as the run wrote it; it was truncated or edited.")
+        if described.get("config_sha256") != _sha256(self.config_file.read_text(encoding="utf-8", errors="replace")):
+            raise damaged
+        written = read_yaml(self.config_file)
+        if _DERIVED.intersection(written):  # some act at once: local_rank joins a group of processes over the network
+            raise damaged
+        return written
 
     def write_ids(self, dataset) -> None:
         """Keep the external ids of users and items, by internal id (0 is padding)."""

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recbole_persona"
 FLOORS = [
     {"errors", "version"},
+    {"trust"},
     {"upstream"},
     {"config", "registry", "settings", "unused"},
     {"runs"},

@@ -16,6 +16,7 @@ from recbole_persona.runner.reevaluated import reevaluate_run
 from recbole_persona.runner.reranked import rerank_run
 from recbole_persona.runs import RunFolder, default_path, read_json
 from recbole_persona.search.trial import begun_before
+from recbole_persona.trust import KEYS
 from recbole_persona.upstream.files import write_text
 
 WAIT = 1.0  # seconds between looks at cells that other processes hold
@@ -29,6 +30,7 @@ class Cell:
         path: its run folder. Rows with equal settings share it.
         settings: of the run, of the re-ranking, or those that a test by other rules changes.
         base: folder of the run that is re-ranked or tested again; None for a run.
+        named: settings of its rows that run code: where the folder of a run has them, too, they are the board's own.
     """
 
     dataset: str
@@ -39,6 +41,7 @@ class Cell:
     files: tuple[str, ...] = ()
     settings: dict = field(default_factory=dict)
     base: Path | None = None
+    named: dict = field(default_factory=dict)
 
     @property
     def failed_file(self) -> Path:
@@ -83,11 +86,13 @@ def plan(board: Board, runs: Path, resolved: dict[tuple[str, str], Row]) -> list
             row = resolved[part.dataset, row.name]
             config = row_config(board, part, row)
             files = tuple(str(file) for file in row.files)
+            named = {key: config[key] for key in KEYS if config[key]}
             for seed in part.seeds_of(row):
                 config["seed"] = seed
                 path = runs / default_path(config).name
                 settings = {**row.config, **shared_settings(board, part), "seed": seed, "run_dir": str(path)}
-                of_row[row.name, seed] = Cell(part.dataset, row.name, seed, path, row.model, files, settings)
+                cell = Cell(part.dataset, row.name, seed, path, row.model, files, settings, named=named)
+                of_row[row.name, seed] = cell
         cells += of_row.values()
         for row in part.rows:
             for seed in part.seeds_of(row) if row.runs and row.rerank else ():
@@ -103,7 +108,7 @@ def _stands_in(part, cell) -> bool:
 
 def _tested_again(part, base) -> Cell:
     path = base.path.with_name(f"{base.path.name}-again-{_digest(part.again)}")
-    return Cell(part.dataset, base.row, base.seed, path, settings=part.again, base=base.path)
+    return Cell(part.dataset, base.row, base.seed, path, settings=part.again, base=base.path, named=base.named)
 
 
 def _digest(settings) -> str:
@@ -115,7 +120,8 @@ def _reranked(board, row, of, by=None) -> Cell:
     settings |= {"by": str(by.path)} if by else {}
     settings["all_on_test"] = any(picture["kind"] == "frontier" for picture in board.pictures)
     path = of.path.with_name(f"{of.path.name}-{settings['method']}-{_digest(settings)}")
-    return Cell(of.dataset, row.name, of.seed, path, settings=settings, base=of.path)
+    named = of.named | (by.named if by else {})
+    return Cell(of.dataset, row.name, of.seed, path, settings=settings, base=of.path, named=named)
 
 
 def reset(cells: list[Cell], which: str) -> None:
@@ -197,8 +203,8 @@ def run_cell(cell: Cell) -> None:
             with folder.lock():
                 folder.clear()
         if "method" in cell.settings:
-            rerank_run(cell.base, out_dir=cell.path, **cell.settings)
+            rerank_run(cell.base, out_dir=cell.path, trust=cell.named, **cell.settings)
         else:
-            reevaluate_run(cell.base, cell.path, cell.settings)
+            reevaluate_run(cell.base, cell.path, cell.settings, trust=cell.named)
         return
     run(cell.model, cell.dataset, list(cell.files), cell.settings, **begun)

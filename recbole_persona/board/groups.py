@@ -22,12 +22,13 @@ def check_splits(board: Board) -> None:
             )
 
 
-def groups(board: Board, run_dir, users) -> dict[str, list[tuple[str, pd.Index]]]:
+def groups(board: Board, run_dir, users, trust=False) -> dict[str, list[tuple[str, pd.Index]]]:
     """The groups of every split.
 
     Args:
         run_dir: a finished run, whose training data the quantities are computed from.
         users: external ids of the users that were tested; others are in no group.
+        trust: as for :func:`recbole_persona.load`.
 
     Returns:
         By quantity, ``(label, users)`` from the least to the most. Users with equal values are in one group, so there may
@@ -37,7 +38,7 @@ def groups(board: Board, run_dir, users) -> dict[str, list[tuple[str, pd.Index]]
         return {}
     computed = None
     if any("file" not in split for split in board.splits.values()):
-        config, _, (train, *_) = load_data(run_dir)
+        config, _, (train, *_) = load_data(run_dir, trust=trust)
         computed = user_quantities(config, train._dataset).set_index("user")
     found = {}
     for name, split in board.splits.items():

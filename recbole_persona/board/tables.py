@@ -33,6 +33,7 @@ class Finished:
     def __init__(self, cells: list[Cell]):
         self.seeds = [cell.seed for cell in cells]
         self.trained = [cell.base or cell.path for cell in cells]
+        self.named = cells[0].named
         self.results, self.tables = [], []
         for cell in cells:
             folder = RunFolder(cell.path)
@@ -275,8 +276,8 @@ def _add_groups(board, part, rows, finished, metrics):
         return
     values = {name: {m: average_seeds(row.tables, m) for m in metrics} for name, row in finished.items()}
     users = next(iter(values.values()))[metrics[0]].index
-    run_dir = next(iter(finished.values())).trained[0]
-    for quantity, members in groups(board, run_dir, users).items():
+    first = next(iter(finished.values()))
+    for quantity, members in groups(board, first.trained[0], users, first.named).items():
         for name in finished:
             base = own[name] if own[name] in finished and own[name] != name else None
             described = []

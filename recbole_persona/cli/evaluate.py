@@ -5,13 +5,13 @@ Settings may change how it is computed (gpu_id, eval_batch_size) or what is meas
 
 import json
 
-from recbole_persona.cli.tables import print_protocol, print_table
+from recbole_persona.cli.tables import add_run, print_protocol, print_table
 
 takes_settings = True
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    add_run(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -20,7 +20,7 @@ def main(arguments) -> int:
     from recbole_persona.runner.training import protocol
     from recbole_persona.runs import RunFolder
 
-    result, _ = evaluate_run(arguments.run, arguments.settings)
+    result, _ = evaluate_run(arguments.run, arguments.settings, arguments.trust)
     values = {metric: float(value) for metric, value in result.items()}
     if arguments.json:
         print(json.dumps(values, indent=1))
@@ -30,5 +30,5 @@ def main(arguments) -> int:
             {"metric": "left", "test": "right"},
             [(m, f"{v:.4f}") for m, v in values.items()],
         )
-        print_protocol(protocol(RunFolder(arguments.run).config(arguments.settings)))
+        print_protocol(protocol(RunFolder(arguments.run).config(arguments.settings, arguments.trust)))
     return 0

@@ -9,7 +9,7 @@ of PeaPOD, the similar users that it listens to, and which of them chose the ite
 import json
 
 from recbole_persona.cli.recommend import headline, listed
-from recbole_persona.cli.tables import print_table
+from recbole_persona.cli.tables import add_run, print_table
 
 takes_settings = True
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
@@ -21,7 +21,7 @@ CLOSE = 0.8  # of the largest weight: another persona that is named, too
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    add_run(parser)
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", metavar="ID", help="external user id")
     who.add_argument("--history", metavar="ID,ID", help="external item ids that a new user chose")
@@ -56,6 +56,7 @@ def main(arguments) -> int:
         title_field=arguments.title_field,
         class_field=arguments.class_field,
         config_dict=arguments.settings,
+        trust=arguments.trust,
     )
     if arguments.json:
         print(json.dumps(reasons, indent=1, ensure_ascii=False))
@@ -67,7 +68,7 @@ def main(arguments) -> int:
     show(reasons)
     if arguments.faithfulness:
         items = [reason["item"] for reason in reasons]
-        table = check_explanations(arguments.run, arguments.user, items, arguments.settings)
+        table = check_explanations(arguments.run, arguments.user, items, arguments.settings, arguments.trust)
         print_faithfulness(table, part)
     return 0
 

@@ -5,13 +5,13 @@ what is written. --out writes JSON lines as they are made, --resume goes on with
 """
 
 from recbole_persona.cli.recommend import listed
-from recbole_persona.cli.tables import print_table
+from recbole_persona.cli.tables import add_run, print_table
 
 takes_settings = True
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    add_run(parser)
     parser.add_argument("--task", default="explanation", help="what is asked for (explanation)")
     parser.add_argument("--user", metavar="ID,ID", help="external user ids, side by side with --item")
     parser.add_argument("--item", metavar="ID,ID", help="external item ids; one user goes with all, one item too")
@@ -32,6 +32,7 @@ def main(arguments) -> int:
 
     names = ("pairs", "split", "beams", "sample", "temperature", "top_p", "seed")
     options = {name: getattr(arguments, name) for name in names} | {"config_dict": arguments.settings}
+    options["trust"] = arguments.trust
     asked = arguments.run, listed(arguments.user), listed(arguments.item), arguments.task
     if arguments.out:
         written = generate_file(arguments.out, *asked, resume=arguments.resume, **options)

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from recbole_persona.cli.tables import add_run
 from recbole_persona.errors import UserError
 
 takes_settings = True
@@ -16,7 +17,7 @@ FORMATS = ("table", "csv", "jsonl")
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    add_run(parser)
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", metavar="ID,ID", help="external user ids")
     who.add_argument("--users", metavar="FILE", help="file with a user id on each line, or in its first column")
@@ -45,6 +46,7 @@ def main(arguments) -> int:
         skip_unknown=arguments.skip_unknown,
         title_field=arguments.title_field,
         config_dict=arguments.settings,
+        trust=arguments.trust,
     )
     form = arguments.format or ending(arguments.out)
     with opened(arguments.out) as file:

@@ -5,7 +5,7 @@ Every RecBole setting can be given as --key=value. The run is a folder; a finish
 
 from pathlib import Path
 
-from recbole_persona.cli.tables import print_result
+from recbole_persona.cli.tables import add_trust, print_result
 
 takes_settings = True
 
@@ -18,6 +18,7 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder to the same bits")
     parser.add_argument("--rerun", action="store_true", help="start again in a folder that holds a run")
+    add_trust(parser)
 
 
 def main(arguments) -> int:
@@ -30,6 +31,7 @@ def main(arguments) -> int:
         config_dict=arguments.settings,
         resume=arguments.resume or False,
         rerun=arguments.rerun,
+        trust=arguments.trust,
     )
     print_result(outcome["result"], outcome["run_dir"])
     return 0

@@ -5,6 +5,18 @@ from rich.markup import escape
 from rich.table import Table
 
 
+def add_run(parser) -> None:
+    """The options of a command that reads a finished run."""
+    parser.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    add_trust(parser)
+
+
+def add_trust(parser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="run code that only the config.yaml of a run folder names (docs/runs.md)"
+    )
+
+
 def print_result(result: dict, run_dir: str) -> None:
     """The result of a run: validation and test side by side, and where its folder is."""
     table = Table(title=f"{result['model']} on {result['dataset']}, seed {result['seed']}", title_justify="left")

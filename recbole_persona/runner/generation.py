@@ -112,6 +112,7 @@ class Generation:
         top_p: draw among the likeliest tokens that hold this share of the probability; 1 when None.
         seed: of the drawing; the run's own when None.
         config_dict: settings to change, such as ``gpu_id`` or ``text_batch_size``.
+        trust: run the code that only the run's ``config.yaml`` names.
 
     Raises:
         UserError: as :func:`generate`.
@@ -132,13 +133,14 @@ class Generation:
         top_p=None,
         seed=None,
         config_dict=None,
+        trust=False,
     ):
         if (users is not None or items is not None) + (pairs is not None) + (split is not None) != 1:
             raise UserError("Name users and items, or a file of pairs, or a part of the split: one of the three.")
         if (users is None) != (items is None):
             raise UserError("A sentence is written for a user and an item; name both.")
         _check_sampling(sample, beams, temperature, top_p, seed)
-        self.loaded = load(run_dir, config_dict)
+        self.loaded = load(run_dir, config_dict, trust)
         self.task = task
         _check_writes(self.loaded, run_dir, task, sample or beams is not None)
         self.asked = HeldOut(self.loaded, split) if split else _pairs(self.loaded, users, items, pairs)

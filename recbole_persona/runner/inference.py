@@ -51,6 +51,7 @@ def recommend_batches(
     skip_unknown=False,
     title_field=None,
     config_dict=None,
+    trust=False,
 ):
     """:func:`recommend` for one batch of users after the other: memory does not grow with their number.
 
@@ -59,9 +60,10 @@ def recommend_batches(
         skip_unknown: leave items of ``history`` that the data set lacks out, in place of an error.
         title_field: column of the ``.item`` file with the titles, if its name is not a common one.
         config_dict: settings to change, such as ``gpu_id``.
+        trust: run the code that only the run's ``config.yaml`` names.
     """
     _check_topk(topk)
-    loaded = load(run_dir, config_dict)
+    loaded = load(run_dir, config_dict, trust)
     search_for(loaded, topk)
     people = find_people(loaded, users, history, skip_unknown)
     texts = item_texts(loaded.config, title_field)
@@ -105,6 +107,7 @@ def explain(
     title_field=None,
     class_field=None,
     config_dict=None,
+    trust=False,
 ) -> list[dict]:
     """Why a user gets what they get: the personas behind each recommendation, and the history behind each persona.
 
@@ -117,7 +120,7 @@ def explain(
         topk: how many of the best unseen items to explain.
         items: external item ids to explain, in place of the best.
         history: external item ids that a new user chose, in place of ``user``.
-        skip_unknown, title_field, config_dict: as for :func:`recommend_batches`.
+        skip_unknown, title_field, config_dict, trust: as for :func:`recommend_batches`.
         class_field: column of the ``.item`` file with genres or categories, if its name is not a common one.
 
     Returns:
@@ -149,7 +152,7 @@ def explain(
     _check_topk(topk)
     if (user is None) == (history is None):
         raise UserError("Name one user to explain for, or a history.")
-    loaded = _load_with_reasons(run_dir, config_dict)
+    loaded = _load_with_reasons(run_dir, config_dict, trust)
     search_for(loaded, topk)
     people = find_people(loaded, None if user is None else [user], history, skip_unknown)
     texts = item_texts(loaded.config, title_field, class_field)
@@ -161,21 +164,21 @@ def explain(
     return reasons(loaded, people, chosen, heads, texts)
 
 
-def check_explanations(run_dir, user, items, config_dict=None) -> pd.DataFrame:
+def check_explanations(run_dir, user, items, config_dict=None, trust=False) -> pd.DataFrame:
     """:func:`recbole_persona.evaluate.faithfulness.faithfulness` of the explanations of some items for one user.
 
     Args:
         user: external id of a user of the data set.
         items: external item ids.
     """
-    loaded = _load_with_reasons(run_dir, config_dict)
+    loaded = _load_with_reasons(run_dir, config_dict, trust)
     ids = internal_ids(loaded.dataset, loaded.dataset.iid_field, items, "item")
     pairs = find_people(loaded, [user]).pairs(np.zeros_like(ids), ids)
     return faithfulness(loaded.model, pairs, top=min(3, loaded.model.n_personas) if has_personas(loaded.model) else 3)
 
 
-def _load_with_reasons(run_dir, config_dict):
-    loaded = load(run_dir, config_dict)
+def _load_with_reasons(run_dir, config_dict, trust):
+    loaded = load(run_dir, config_dict, trust)
     ways = (has_personas(loaded.model), explains_by_history(loaded), explains_by_neighbours(loaded))
     if not any(ways):
         raise UserError(

@@ -11,7 +11,7 @@ from recbole_persona.runner.training import load, protocol
 from recbole_persona.runs import RunFolder, commit, config_hash, versions
 
 
-def reevaluate_run(run_dir, out_dir, config_dict) -> dict:
+def reevaluate_run(run_dir, out_dir, config_dict, trust=False) -> dict:
     """Test the best weights of a finished run with other settings.
 
     The weights are those that the run's own rules chose on validation; nothing is chosen here, so that validation is left out.
@@ -21,6 +21,7 @@ def reevaluate_run(run_dir, out_dir, config_dict) -> dict:
         out_dir: folder for ``config.yaml, ids.json, per_user.csv.gz, result.json``; it has no weights of its own.
         config_dict: settings to change: ``mask_history``, ``eval_history``, ``eval_args``, ``metrics``, ``topk``,
             ``bertscore_encoder``.
+        trust: as for :func:`recbole_persona.load`.
 
     Returns:
         The content of ``result.json``: that of the run, with ``protocol`` and ``test`` of the new rules and
@@ -33,7 +34,7 @@ def reevaluate_run(run_dir, out_dir, config_dict) -> dict:
     with folder.lock():
         if folder.model_file.exists() or (folder.complete and "again" not in folder.result()):
             raise UserError(f"{folder.path} holds another run; name another out_dir.")
-        loaded = load(run_dir, config_dict)
+        loaded = load(run_dir, config_dict, trust)
         config = loaded.config
         config["run_dir"] = str(folder.path)
         folder.clear()

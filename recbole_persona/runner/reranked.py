@@ -37,7 +37,7 @@ class Lists(NamedTuple):
 
 
 def rerank_run(
-    run_dir, method, weights, keep, out_dir, candidates=100, by=None, config_dict=None, all_on_test=False
+    run_dir, method, weights, keep, out_dir, candidates=100, by=None, config_dict=None, all_on_test=False, trust=False
 ) -> dict:
     """Re-rank the lists of a finished run; the run's own scores, masks and metrics are used.
 
@@ -57,6 +57,7 @@ def rerank_run(
         candidates: how many of the model's best items of every user are re-ranked; the others stay behind them.
         config_dict: settings to change, such as ``metrics`` or ``eval_batch_size``.
         all_on_test: also test every weight, for pictures; this has no part in the choice.
+        trust: as for :func:`recbole_persona.load`, of both runs.
 
     Returns:
         The content of ``result.json``: that of the run, with ``best_valid`` and ``test`` of the chosen weight and
@@ -74,7 +75,7 @@ def rerank_run(
     folder = RunFolder(out_dir)
     with folder.lock():
         _check_out(folder, run_dir)
-        loaded = load(run_dir, config_dict)
+        loaded = load(run_dir, config_dict, trust)
         config = loaded.config
         config["run_dir"] = str(folder.path)
         _check_ranking(loaded, candidates)
@@ -82,7 +83,8 @@ def rerank_run(
         start = time.perf_counter()
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, loaded.model)
         trainer.eval_collector.data_collect(loaded.train_data)
-        lists = METHODS[method](loaded, by)
+        other = None if by is None else _other(loaded, by, trust)
+        lists = METHODS[method](loaded, other)
 
         measured = _measure(trainer, loaded.valid_data, lists, candidates, weights)
         valid = {weight: result for weight, (result, _) in measured.items()}
@@ -194,15 +196,19 @@ def _persona_lists(loaded, _):
     return Lists(proportional, knowledge, shares.shape[1])
 
 
-def _model_lists(loaded, by):
-    other = load(by, {"gpu_id": loaded.config["gpu_id"], "use_gpu": loaded.config["use_gpu"]})
+def _other(loaded, by, trust):
+    """The run that re-ranks, of the same data and split."""
+    other = load(by, {"gpu_id": loaded.config["gpu_id"], "use_gpu": loaded.config["use_gpu"]}, trust)
     for field in (loaded.dataset.uid_field, loaded.dataset.iid_field):
         if not np.array_equal(loaded.dataset.field2id_token[field], other.dataset.field2id_token[field]):
             raise UserError(f"The run in {by} is of other users or items than the one that it should re-rank.")
     parts = (loaded.train_data, loaded.valid_data, loaded.test_data)
     if RunFolder(by).result()["split_hash"] != split_hash([part._dataset for part in parts]):
         raise UserError(f"The run in {by} is of another split than the one that it should re-rank.")
+    return other
 
+
+def _model_lists(loaded, other):
     def knowledge(items, rows):
         items = torch.as_tensor(items, device=rows[loaded.dataset.uid_field].device)
         return (scores_of(other.model, rows, items).double().cpu().numpy(),)

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from logging import getLogger
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from recbole.utils.logger import RemoveColorFilter
 from torch import nn
 from tqdm import tqdm
 
-from recbole_persona.config import Config
+from recbole_persona.config import Config, class_name
 from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
@@ -49,6 +50,7 @@ def run(
     rerun=False,
     tested=True,
     callback=None,
+    trust=False,
 ) -> dict:
     """Train and test one model, as RecBole's ``run_recbole`` does, in a folder that can be resumed.
 
@@ -63,6 +65,7 @@ def run(
         tested: false leaves the test part alone; the best weights are evaluated on the validation part instead.
         callback: called with ``(epoch, validation score)`` after every validation; what it raises passes through, and
             the folder holds a run that can be resumed.
+        trust: run the code that only the ``config.yaml`` of a run folder names, here or in ``user_vectors``; see docs/runs.md.
 
     Returns:
         RecBole's keys ``best_valid_score, valid_score_bigger, best_valid_result, test_result``, and ``run_dir`` and
@@ -72,13 +75,15 @@ def run(
         UserError: whatever the user can mend: names, keys, data, a folder in use, NaN losses, a full disk.
     """
     if resume and resume is not True:
-        config = RunFolder(resume).config(config_dict)
+        given = {"model": class_name(model) if isinstance(model, type) else model, "dataset": dataset}
+        given = {key: value for key, value in given.items() if value is not None} | (config_dict or {})
+        config = RunFolder(resume).config(given, trust)
     else:
         config = Config(model, dataset, config_file_list, config_dict)
     check_valid_metric(config)
     if not saved:
         with tempfile.TemporaryDirectory() as folder:
-            return {**_run_in(RunFolder(folder), config, False, tested, callback), "run_dir": None}
+            return {**_run_in(RunFolder(folder), config, False, tested, callback, trust), "run_dir": None}
     folder = RunFolder(config["run_dir"] or default_path(config))
     with folder.lock():
         if rerun:
@@ -98,7 +103,7 @@ def run(
                     "or start again with --rerun."
                 )
         try:
-            return _run_in(folder, config, bool(resume), tested, callback)
+            return _run_in(folder, config, bool(resume), tested, callback, trust)
         except KeyboardInterrupt as interrupt:
             if str(interrupt):
                 raise  # the trainer has said how to continue
@@ -107,14 +112,14 @@ def run(
 
 
 def _check_same_settings(folder, config):
-    if config_hash(folder.config()) != config_hash(config):
+    if folder.settings_hash() != config_hash(config):
         raise UserError(
             f"{folder.path} holds a run with other settings; leave them out, name another --run_dir, "
             "or start again with --rerun."
         )
 
 
-def _run_in(folder, config, resume, tested, callback) -> dict:
+def _run_in(folder, config, resume, tested, callback, trust) -> dict:
     config["run_dir"] = str(folder.path)
     if "show_progress" not in config.external_config_dict:
         config["show_progress"] = False  # one bar over the epochs instead of RecBole's two per epoch
@@ -127,7 +132,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
         with _timed(seconds, "data"):
             dataset, loaders = _data(config)
             datasets = [loader._dataset for loader in loaders]
-            hand_over(config, datasets, load)
+            hand_over(config, datasets, partial(load, trust=trust))
         if not resume:
             folder.begin(config)  # only now: data that cannot be read leave no run behind
         logger.info(dataset)
@@ -170,7 +175,7 @@ def _run_in(folder, config, resume, tested, callback) -> dict:
                 "best_valid_score": float(best_score),
                 "best_valid": {key: float(value) for key, value in (best_valid or {}).items()},
                 "test": {key: float(value) for key, value in test.items()},
-                "config_hash": config_hash(folder.config()),  # a model may have changed its own
+                "config_hash": folder.settings_hash(),  # a model may have changed its own
                 "device": _device_name(config["device"]),
                 "versions": versions(),
                 "commit": commit(),
@@ -232,17 +237,19 @@ def parameter_counts(model) -> tuple[int, int]:
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def load(run_dir, config_dict=None) -> Loaded:
+def load(run_dir, config_dict=None, trust=False) -> Loaded:
     """A finished run: its data rebuilt from its config, its model with the best weights, in evaluation mode.
 
     Args:
         run_dir: folder of a complete run.
         config_dict: settings to change, such as ``gpu_id`` or ``eval_batch_size``.
+        trust: true runs the code that only the folder's ``config.yaml`` names (see docs/runs.md); a mapping names settings
+            that may do so, with their values.
 
     Raises:
-        UserError: no complete run, a truncated file, or data that have changed since the run.
+        UserError: no complete run, a truncated file, data that have changed since the run, or code that is not trusted.
     """
-    config, dataset, loaders = load_data(run_dir, config_dict)
+    config, dataset, loaders = load_data(run_dir, config_dict, trust)
     file = RunFolder(run_dir).model_file
     with _quiet():
         hand_back(config, loaders[0]._dataset, file)
@@ -252,13 +259,13 @@ def load(run_dir, config_dict=None) -> Loaded:
     return Loaded(config, model, dataset, *loaders)
 
 
-def load_data(run_dir, config_dict=None):
+def load_data(run_dir, config_dict=None, trust=False):
     """The data of a finished run without its model, for which no weights are needed: ``(config, dataset, loaders)``.
 
     Arguments and errors are those of :func:`load`.
     """
     folder = RunFolder(run_dir)
-    config = folder.config(config_dict)
+    config = folder.config({"log_wandb": False, **(config_dict or {})}, trust)
     result = folder.result()
     with _quiet():
         dataset, loaders = _data(config)
@@ -267,9 +274,9 @@ def load_data(run_dir, config_dict=None):
     return config, dataset, loaders
 
 
-def evaluate_run(run_dir, config_dict=None):
-    """Test the best weights of a finished run again: ``(test result, per-user table)``."""
-    loaded = load(run_dir, config_dict)
+def evaluate_run(run_dir, config_dict=None, trust=False):
+    """Test the best weights of a finished run again: ``(test result, per-user table)``; arguments as for :func:`load`."""
+    loaded = load(run_dir, config_dict, trust)
     with _quiet():
         trainer = get_trainer(loaded.config["MODEL_TYPE"], loaded.config["model"])(loaded.config, loaded.model)
         if hasattr(trainer, "eval_collector"):

@@ -42,7 +42,7 @@ def begun_before(folder: RunFolder, mine: bool = True) -> dict[str, bool]:
 
 def _is_whole(folder) -> bool:
     try:
-        folder.config()
+        folder.settings_hash()
         if folder.complete:
             folder.result()
             folder.per_user()

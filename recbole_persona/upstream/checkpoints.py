@@ -8,8 +8,11 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
+from recbole.config import Config
 from recbole.utils import init_seed
 
+from recbole_persona.errors import UserError
+from recbole_persona.trust import refuse_foreign
 from recbole_persona.upstream.files import load_tree, save_tree
 from recbole_persona.upstream.repair import repair, replace_everywhere, seen_as, when_imported
 from recbole_persona.upstream.tree import ModuleState
@@ -60,9 +63,18 @@ def safe_load_data_and_model():
             init_seed(config["split_seed"], config["reproducibility"])
         return create_dataset(config)
 
-    def load_data_and_model(model_file):
+    def load_data_and_model(model_file, trust=False):
+        def load(path, **options):
+            state = _load(path, **options)
+            if path == model_file:
+                if not isinstance(state, dict) or not isinstance(state.get("config"), Config):
+                    raise UserError(f"{path} holds no model with its settings.")
+                if not trust:
+                    refuse_foreign(path, state["config"].final_config_dict)
+            return state
+
         # the upstream body imports torch by itself
-        with patch.object(torch, "load", _load), patch.object(quick_start, "create_dataset", of_the_run):
+        with patch.object(torch, "load", load), patch.object(quick_start, "create_dataset", of_the_run):
             return upstream(model_file)
 
     load_data_and_model.__doc__ = upstream.__doc__
