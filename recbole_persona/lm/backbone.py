@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.lm.frozen_weights import FrozenWeights
 from recbole_persona.lm.ragged import Ragged
 from recbole_persona.lm.tokenizers import trained_tokenizer
 
@@ -49,6 +50,7 @@ class Backbone(nn.Module):
 
     Attributes:
         llm: the model. tokenizer: its tokenizer. is_seq2seq: whether it has an encoder.
+        frozen: with ``adapt: lora`` and ``frozen``, what leaves weights that are not trained out of checkpoints; else None.
 
     Raises:
         UserError: a model that is neither cached nor a folder, or of a kind that cannot be used; a tokenizer without an
@@ -59,11 +61,14 @@ class Backbone(nn.Module):
         super().__init__()
         _check(config)
         name = config["backbone"]
+        self.frozen = None
         if name.startswith(SCRATCH):
             self.tokenizer = trained_tokenizer(texts, words, config["vocabulary_size"])
             self.llm = _from_scratch(name, len(self.tokenizer), config)
         else:
-            self.tokenizer, self.llm = _pretrained(name, config)
+            self.tokenizer, self.llm, missing = _pretrained(name, config)
+            if config["adapt"] != "full":
+                self.frozen = FrozenWeights(self.llm, name, missing)
         self.is_seq2seq = self.llm.config.is_encoder_decoder
         self.eos, self.pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         if self.eos is None:
@@ -75,6 +80,8 @@ class Backbone(nn.Module):
             self.llm.requires_grad_(False)
         if config["adapt"] == "lora":
             self.llm = _with_lora(self.llm, config["lora"])
+        if self.frozen is not None:
+            self.frozen.leave_out_of(self)
 
     @property
     def bare(self):
@@ -199,20 +206,21 @@ def _described(name, config):
 
 
 def _pretrained(name, config):
+    """The tokenizer, the model, and the names of weights that its files lack."""
     _, kind, options = _described(name, config)
     numbers = {"dtype": config["dtype"] or "auto"}
     if config["attn_implementation"]:
         numbers["attn_implementation"] = config["attn_implementation"]
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model = kind.from_pretrained(name, **options, **numbers)
+        model, found = kind.from_pretrained(name, output_loading_info=True, **options, **numbers)
     except (ImportError, OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{name} cannot be loaded: {one_sentence(error)}") from None
     digits = tokenizer("0 1 2 3 4 5 6 7 8 9", add_special_tokens=False)["input_ids"]
     if not digits or tokenizer.unk_token_id in digits:
         raise UserError(f"The tokenizer of {name} cannot write digits; are its files missing?")
     model.config.tie_word_embeddings = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    return tokenizer, model
+    return tokenizer, model, found["missing_keys"]
 
 
 def _cache():

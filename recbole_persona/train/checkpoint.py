@@ -32,7 +32,7 @@ def restore_model(model, state: dict, path) -> None:
     """
     try:
         model.load_state_dict(state["state_dict"])
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         first = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} is of another model than this {type(model).__name__}: {first}") from None
     if isinstance(model, torch.nn.Module) and "outside" in state:

@@ -116,8 +116,11 @@ def _other_parameters(model) -> set:
 
 
 def _in_state_dict(model) -> set:
-    """Identities of the tensors that the ``state_dict`` holds; modules list them again (``GRU._flat_weights``)."""
-    return {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    """Identities of the tensors that the ``state_dict`` holds; modules list them again (``GRU._flat_weights``).
+
+    Parameters that it leaves out, because a pretrained model's files hold them, count as held.
+    """
+    return {id(tensor) for tensor in (*model.state_dict(keep_vars=True).values(), *model.parameters())}
 
 
 def _mark(value, own):
