@@ -43,6 +43,9 @@ _NOT_HASHED = _DERIVED | {
 # Settings that came when there were runs already: at the value that changes nothing they leave the hash as it was.
 _CAME_LATER = {
     "fused_adam": False,
+    "max_steps": None,
+    "warmup_steps": 0,
+    "gradient_accumulation_steps": 1,
     "mask_history": None,
     "exact_time": False,
     "event_field": "event_type",

@@ -17,10 +17,10 @@ _WHOLE = {
     "epochs": 0, "eval_step": 0, "stopping_step": 0, "worker": 0, "seed": 0, "split_seed": 0,
     "train_batch_size": 1, "eval_batch_size": 1, "MAX_ITEM_LIST_LENGTH": 1,
     "n_beams": 1, "text_beams": 1, "longest_answer": 1, "n_candidates": 2, "code_levels": 1, "task_tokens": 0,
-    "user_tokens": 1, "n_neighbours": 1, "n_heads": 1,
+    "max_steps": 1, "warmup_steps": 0, "gradient_accumulation_steps": 1, "user_tokens": 1, "n_neighbours": 1, "n_heads": 1,
     "metric_decimal_place": 0, "loss_decimal_place": 0,
 }  # fmt: skip
-_FOLLOWS_DATA = ("longest_answer",)  # whole numbers that are found from the data when None
+_OR_NONE = ("longest_answer", "max_steps")  # found from the data when None; no bound
 _CHOICES = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "state": ("debug", "info", "warning", "error", "critical"),
@@ -65,7 +65,7 @@ def check_values(given: dict, defaults: dict) -> None:
 def _check_kind(key, value, default):
     if key in _WHOLE or (key.endswith("_size") and _is_whole(default)):
         least = _WHOLE.get(key, 1)
-        if value is None and key in _FOLLOWS_DATA:
+        if value is None and key in _OR_NONE:
             return
         if not _is_whole(value) or value < least:
             raise UserError(f"{key} must be a whole number of at least {least}; it is {value!r}.")

@@ -24,6 +24,7 @@ _GRAPHS = (
 )  # fmt: skip
 _OPTIMISER = (
     "learner", "learning_rate", "weight_decay", "clip_grad_norm", "enable_amp", "enable_scaler", "fused_adam",
+    "max_steps", "warmup_steps", "gradient_accumulation_steps",
 )  # fmt: skip
 _OF_METRICS = {
     "tdd_tastes": "tdd", "tdd_clusters": "tdd", "tdd_distance": "tdd", "ild_ruler": "ild", "bertscore_encoder": "bertscore",

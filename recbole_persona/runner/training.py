@@ -26,6 +26,7 @@ from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.checkpoint import load_model_state
+from recbole_persona.train.steps import check_steps
 
 
 class Loaded(NamedTuple):
@@ -81,6 +82,7 @@ def run(
     else:
         config = Config(model, dataset, config_file_list, config_dict)
     check_valid_metric(config)
+    check_steps(config, get_trainer(config["MODEL_TYPE"], config["model"]))
     if not saved:
         with tempfile.TemporaryDirectory() as folder:
             return {**_run_in(RunFolder(folder), config, False, tested, callback, trust), "run_dir": None}
@@ -166,7 +168,7 @@ def _run_in(folder, config, resume, tested, callback, trust) -> dict:
                 "protocol": protocol(config),
                 "statistics": _statistics(dataset, datasets),
                 "epochs": epochs,
-                "steps": epochs * len(loaders[0]),
+                "steps": getattr(trainer, "steps", None) or epochs * len(loaders[0]),
                 "validations": getattr(trainer, "validations", []),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
                 "memory": {"peak_mib": round(memory.peak_mib(), 1)},

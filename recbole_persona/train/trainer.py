@@ -29,6 +29,7 @@ from recbole_persona.train.random_state import (
     set_generator_states,
     set_process_state,
 )
+from recbole_persona.train.steps import SteppedBatches, SteppedOptimizer, check_steps, trains_by_steps
 from recbole_persona.upstream.files import load_tree, remove_leftovers, save_tree
 
 FORMAT = 1  # of the state
@@ -72,6 +73,10 @@ def _half_precision(config):
         torch.set_autocast_dtype("cuda", before)
 
 
+class _StepsDone(Exception):
+    """Ends RecBole's loop over the epochs."""
+
+
 class _Events:
     """TensorBoard's writer, made when the first event is written: testing a finished run writes none."""
 
@@ -98,6 +103,7 @@ class RunTrainer:
     def __init__(self, config, model):
         self.run_dir = Path(config["run_dir"]) if config["run_dir"] else None
         self._without_gain, self._cumulative = 0, bool(config["cumulative_patience"])
+        check_steps(config, type(self))
         with _written_to(self.run_dir, config):
             super().__init__(config, model)
         remember(self.model)
@@ -106,6 +112,7 @@ class RunTrainer:
         self._steppers = {
             name: value for name, value in vars(self).items() if isinstance(value, (Optimizer, LRScheduler))
         }
+        self._stepped = self._count_steps() if trains_by_steps(config) else []
         self.seconds, self._since = 0.0, time.perf_counter()
         self.validations = []
         self._resumed = None
@@ -123,6 +130,26 @@ class RunTrainer:
             return optimizer
         groups = [{key: value for key, value in group.items() if key != "fused"} for group in optimizer.param_groups]
         return type(optimizer)(groups, fused=True)
+
+    def _count_steps(self):
+        """Put a :class:`SteppedOptimizer` in the place of each optimizer, which clips in place of RecBole's loop."""
+        clip, self.clip_grad_norm = self.clip_grad_norm, None
+        how = {"warmup_steps": self.config["warmup_steps"], "clip": clip}
+        how["accumulation"] = self.config["gradient_accumulation_steps"]
+        optimizers = {id(value): value for value in self._steppers.values() if isinstance(value, Optimizer)}
+        stepped = {key: SteppedOptimizer(value, self.model.parameters(), **how) for key, value in optimizers.items()}
+        for name, value in self._steppers.items():
+            self._steppers[name] = stepped.get(id(value), value)
+            setattr(self, name, self._steppers[name])
+        return list(stepped.values())
+
+    @property
+    def steps(self) -> int | None:
+        """Steps of the optimizer so far; None where no setting of steps is used."""
+        return sum(optimizer.steps for optimizer in self._stepped) if self._stepped else None
+
+    def _steps_done(self) -> bool:
+        return bool(self._stepped) and self.config["max_steps"] is not None and self.steps >= self.config["max_steps"]
 
     @property
     def cur_step(self):
@@ -155,8 +182,8 @@ class RunTrainer:
             load_tree(self.saved_model_file)  # without it the run could not end well: better said now
         self._resumed = state
         self._put_back(state)
-        # With early stopping behind it, there is nothing left to train.
-        stopped = self.cur_step > self.stopping_step
+        # With early stopping or the last step behind it, there is nothing left to train.
+        stopped = self.cur_step > self.stopping_step or self._steps_done()
         self.start_epoch = max(state["epoch"], self.epochs) if stopped else state["epoch"]
         self.logger.info(f"Resuming from {self.state_file} at epoch {self.start_epoch}.")
 
@@ -164,6 +191,11 @@ class RunTrainer:
         """Refuse a state that names other attributes than this trainer's; resuming would set them, whatever they are."""
         strange = sorted({*state["progress"]} ^ {*_PROGRESS} | {*state["bindings"]} ^ {*self._steppers})
         strange += sorted({*state["steppers"]} - {*self._steppers})
+        strange += [
+            f"{name}.steps"
+            for name, kept in state["steppers"].items()
+            if ("steps" in kept) != isinstance(self._steppers.get(name), SteppedOptimizer)
+        ]
         if strange:
             raise UserError(
                 f"{self.state_file} does not fit this trainer ({', '.join(map(repr, strange))}); it was damaged or edited."
@@ -183,7 +215,11 @@ class RunTrainer:
             self._continue_random_numbers(self._resumed)
         self._since = time.perf_counter()
         with self._interruptible(), _half_precision(self.config):
-            result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            try:
+                result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+            except _StepsDone:
+                self._add_hparam_to_tensorboard(self.best_valid_score)  # RecBole's fit ends with it
+                result = self.best_valid_score, self.best_valid_result
             if self._keeps_state and self._epoch is not None:
                 if not Path(self.saved_model_file).is_file():  # no validation, or none that gave a number
                     self._save_checkpoint(self._epoch, verbose=verbose)
@@ -192,6 +228,8 @@ class RunTrainer:
         return result
 
     def _train_epoch(self, train_data, epoch_idx, *args, **kwargs):
+        if self._steps_done():
+            raise _StepsDone
         if self._resumed and self._resumed["in_epoch"]:
             # Between the start of fit and here RecBole may compute (NCL its clusters): what was saved here counts.
             self._put_back(self._resumed)
@@ -199,7 +237,15 @@ class RunTrainer:
         elif self._keeps_state:
             self._save_state(epoch_idx, in_epoch=True)
         self._resumed, self._epoch = None, epoch_idx
-        return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)
+        if not self._stepped:
+            return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)
+        batches = SteppedBatches(train_data, self._stepped, self._steps_done)
+        loss = super()._train_epoch(batches, epoch_idx, *args, **kwargs)
+        if self._steps_done():  # whichever epoch this is, it is validated, and pre-training saved
+            self.eval_step = min(self.eval_step, 1)
+            if isinstance(self, upstream.PretrainTrainer):
+                self.save_step = 1
+        return loss
 
     def _valid_epoch(self, *args, **kwargs):
         score, found = super()._valid_epoch(*args, **kwargs)
