@@ -6,6 +6,7 @@ The types are not listed here: a setting must be of the kind that its default in
 import difflib
 import math
 import re
+from urllib.parse import urlsplit
 
 from recbole.evaluator import register
 from recbole.utils import EvaluatorType
@@ -20,6 +21,7 @@ _WHOLE = {
     "max_steps": 1, "warmup_steps": 0, "gradient_accumulation_steps": 1, "user_tokens": 1, "n_neighbours": 1, "n_heads": 1,
     "metric_decimal_place": 0, "loss_decimal_place": 0,
 }  # fmt: skip
+JUDGE_KEY = "RECBOLE_PERSONA_JUDGE_KEY"  # environment variable; sent as a bearer token where it is set
 _OR_NONE = ("longest_answer", "max_steps")  # found from the data when None; no bound
 _CHOICES = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
@@ -58,6 +60,8 @@ def check_values(given: dict, defaults: dict) -> None:
     _check_eval_args(values["eval_args"])
     _check_negatives(values.get("train_neg_sample_args"))
     _check_columns(values)
+    if values.get("judge_url") is not None:
+        check_judge_url(values["judge_url"])
     if values.get("clip_grad_norm") is not None and not isinstance(values["clip_grad_norm"], dict):
         raise UserError(f"clip_grad_norm must be like {{'max_norm': 5}}; it is {values['clip_grad_norm']!r}.")
 
@@ -123,6 +127,24 @@ def _check_names(metrics):
     names = [metrics] if isinstance(metrics, str) else metrics
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise UserError(f"metrics must be a name or a list of names, such as ['Recall','NDCG']; it is {metrics!r}.")
+
+
+def check_judge_url(url) -> None:
+    """Refuse an address with a user name, a password or a query: settings are written to files and printed.
+
+    Raises:
+        UserError: anything but ``http(s)://host[:port][/path]``; the sentence does not repeat it.
+    """
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except (ValueError, AttributeError, TypeError):
+        known = False  # ours is raised outside of this block: the text of its context may repeat the address
+    if not known or re.search(r"[@?#\s]", url):
+        raise UserError(
+            "judge_url must be an address such as http://localhost:8000/v1, without user name, password and query; "
+            f"put a key into the environment variable {JUDGE_KEY}."
+        )
 
 
 def check_valid_metric(config) -> None:

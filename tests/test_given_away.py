@@ -3,12 +3,16 @@
 import http.server
 import json
 import threading
+import traceback
 from contextlib import contextmanager
 
 import pytest
 
+from recbole_persona.cli import main
+from recbole_persona.config import Config
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate.judge import KEY, judged
+from recbole_persona.evaluate.judge import judged
+from recbole_persona.settings import JUDGE_KEY
 from recbole_persona.upstream.files import write_text
 
 
@@ -45,7 +49,7 @@ def server(answer):
 
 
 def test_the_judges_key_is_not_sent_on(monkeypatch):
-    monkeypatch.setenv(KEY, "hidden-key")
+    monkeypatch.setenv(JUDGE_KEY, "hidden-key")
     with server(lambda: (200, {})) as (other, stolen), server(lambda: (302, {"Location": other})) as (url, asked):
         assert judged(other, "judge", ["a"], ["b"]).tolist() == [7.0]
         assert stolen.pop()["Authorization"] == "Bearer hidden-key"
@@ -54,12 +58,60 @@ def test_the_judges_key_is_not_sent_on(monkeypatch):
         assert asked and not stolen
 
 
-def test_no_message_shows_the_key_or_a_password(monkeypatch):
-    monkeypatch.setenv(KEY, "hidden\nkey")  # which no header can carry
-    with pytest.raises(UserError) as refused:
-        judged("http://me:secret@127.0.0.1:1/v1?token=secret", "judge", ["a"], ["b"])
-    assert "hidden" not in str(refused.value) and "secret" not in str(refused.value)
-    assert refused.value.__cause__ is None
+def test_a_proxy_that_could_read_the_key_is_not_asked(monkeypatch):
+    monkeypatch.setenv(JUDGE_KEY, "hidden-key")
+    with server(lambda: (200, {})) as (proxy, stolen), server(lambda: (200, {})) as (url, asked):
+        monkeypatch.setenv("http_proxy", proxy)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert judged(url, "judge", ["a"], ["b"]).tolist() == [7.0]
+        assert asked and not stolen
+
+
+@pytest.mark.parametrize("status", [401, 0])
+def test_no_message_shows_the_key(monkeypatch, status):
+    """Also where the server repeats it in its status line; 0 is no status of HTTP."""
+    monkeypatch.setenv(JUDGE_KEY, "hidden-key")
+    monkeypatch.setitem(http.server.BaseHTTPRequestHandler.responses, status, ("hidden-key is wrong", ""))
+    with server(lambda: (status, {})) as (url, _), pytest.raises(UserError, match="judge_url") as refused:
+        judged(url, "judge", ["a"], ["b"])
+    assert "hidden-key" not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize("key", ["hidden\nkey", "hidden key", "h\u00efdden\nhidden"])
+def test_a_key_that_no_header_can_carry(monkeypatch, key):
+    monkeypatch.setenv(JUDGE_KEY, key)
+    with pytest.raises(UserError, match=f"The key in {JUDGE_KEY} has blanks, line ends or letters") as refused:
+        judged("http://127.0.0.1:1/v1", "judge", ["a"], ["b"])
+    assert "hidden" not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hidden@127.0.0.1:1/v1",
+        "http://hidden@127.0.0.1:1/v1",
+        "http://me:a/hidden@127.0.0.1:1/v1",
+        "http://me:1/hidden@127.0.0.1:1/v1",
+        "http://127.0.0.1:1/v1?api_key=hidden",
+        "http://127.0.0.1:1/v1#hidden",
+        "http://127.0.0.1:hidden/v1",
+        "http:/me:hidden@127.0.0.1:1/v1",
+        "http://[hidden/v1",
+        "me:hidden@127.0.0.1:1/v1",
+        "127.0.0.1:1/hidden",
+        "file:///hidden",
+        ["http://hidden"],
+    ],
+)
+def test_a_judges_address_with_a_secret_is_refused(url, tmp_path, monkeypatch, capfd):
+    """Before anything is written: settings stand in config.yaml, in train.log and on the screen."""
+    monkeypatch.chdir(tmp_path)
+    for call in (lambda: judged(url, "m", ["a"], ["b"]), lambda: Config("Pop", "ml-100k", None, {"judge_url": url})):
+        with pytest.raises(UserError, match=f"without user name, password and query; .* {JUDGE_KEY}") as refused:
+            call()
+        assert "hidden" not in "".join(traceback.format_exception(refused.value))
+    assert main(["run", "--model=Pop", "--dataset=ml-100k", f"--judge_url={url}"]) == 2
+    assert "hidden" not in "".join(capfd.readouterr()) and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "folder"])

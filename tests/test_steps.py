@@ -11,7 +11,7 @@ from resume_runs import finish, interrupt_at, make, same_files
 from recbole_persona import run
 from recbole_persona.config import Config
 from recbole_persona.errors import UserError
-from recbole_persona.runs import config_hash
+from recbole_persona.runs import RunFolder, config_hash
 from recbole_persona.train.steps import SteppedOptimizer
 from recbole_persona.upstream.files import load_tree
 
@@ -287,4 +287,5 @@ def test_a_model_without_gradients_says_that_it_does_not_use_them(data, tmp_path
     shown = capsys.readouterr().err
     for key in STEPS:
         assert f"Pop does not use the setting {key}: it has no optimiser" in shown
-    assert Config("BPR", "ml-100k", config_dict=values).unused_keys == []
+    assert Config("BPR", "ml-100k", config_dict=values).unused_keys == {}
+    assert RunFolder(tmp_path / "a").config().unused_keys == {}  # config.yaml names every setting, at its default too

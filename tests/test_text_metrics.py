@@ -17,8 +17,9 @@ from recbole_persona.data.words import words
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate import named_features, rouge, sentiment, variety
 from recbole_persona.evaluate.bleu import bleu, bleu_counts, sacrebleu_tokens, signature
-from recbole_persona.evaluate.judge import KEY, judged, number
+from recbole_persona.evaluate.judge import judged, number
 from recbole_persona.evaluate.meteor import meteor_function
+from recbole_persona.settings import JUDGE_KEY
 
 REFERENCES = [
     "the battery life is great and it charges fast",
@@ -401,7 +402,7 @@ def endpoint(answer):
 
 
 def test_a_judge_is_asked_about_every_pair(monkeypatch):
-    monkeypatch.setenv(KEY, "secret")
+    monkeypatch.setenv(JUDGE_KEY, "secret")
 
     def answer(body):
         asked = body["messages"][0]["content"]

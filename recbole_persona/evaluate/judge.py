@@ -4,20 +4,20 @@ The scale is that of Qiu et al., Measuring What Makes You Unique, Findings of AC
 Texts leave the machine: the metric runs only where ``judge_url`` is set.
 """
 
+import http.client
 import json
 import os
 import re
 import urllib.error
-import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from logging import getLogger
 
 import numpy as np
 
-from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.errors import UserError, hidden, one_sentence
+from recbole_persona.settings import JUDGE_KEY, check_judge_url
 
-KEY = "RECBOLE_PERSONA_JUDGE_KEY"  # environment variable; sent as a bearer token where it is set
 AT_ONCE, TIMEOUT = 8, 120  # requests; seconds
 PROMPT = """A recommender wrote an explanation for one user. Compare it with what this user really wrote about the same item.
 
@@ -39,10 +39,14 @@ def judged(url: str, model: str, hypotheses, references) -> np.ndarray:
         (n,) float64 in 0-10, NaN where the answer begins with no number from 0 to 10.
 
     Raises:
-        UserError: the endpoint cannot be reached, or refuses.
+        UserError: the endpoint cannot be reached, or refuses; an address with a password; a key that no header can carry.
     """
+    check_judge_url(url)
+    if not re.fullmatch(r"[!-~]*", os.environ.get(JUDGE_KEY, "")):
+        raise UserError(f"The key in {JUDGE_KEY} has blanks, line ends or letters beyond ASCII; write it without them.")
+    opener = _opener()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = list(pool.map(lambda pair: _answer(url, model, *pair), zip(hypotheses, references)))
+        answers = list(pool.map(lambda pair: _answer(opener, url, model, *pair), zip(hypotheses, references)))
     values = np.array([number(answer) for answer in answers], dtype=float)
     if unclear := int(np.isnan(values).sum()):
         getLogger().warning("The judge gave no number for %d of %d texts; they are left out.", unclear, len(values))
@@ -62,32 +66,30 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect)
+def _opener() -> urllib.request.OpenerDirector:
+    """What sends requests to the judge's host alone: a proxy is used over https, where it can read neither key nor texts."""
+    proxies = {scheme: url for scheme, url in urllib.request.getproxies().items() if scheme == "https"}
+    return urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler(proxies))
 
 
-def _answer(url, model, generated, reference) -> str:
+def _answer(opener, url, model, generated, reference) -> str:
     question = PROMPT.format(reference=reference, generated=generated or "(nothing)")
     body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 8}
     headers = {"Content-Type": "application/json"}
-    if os.environ.get(KEY):
-        headers["Authorization"] = f"Bearer {os.environ[KEY]}"
+    key = os.environ.get(JUDGE_KEY)
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(f"{url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
     try:
-        with _OPENER.open(request, timeout=TIMEOUT) as response:
+        with opener.open(request, timeout=TIMEOUT) as response:
             return json.load(response)["choices"][0]["message"]["content"] or ""
-    except (OSError, ValueError, LookupError, TypeError) as error:  # urllib's errors are OSErrors
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:  # urllib's are OSErrors
         if isinstance(error, urllib.error.HTTPError) and 300 <= error.code < 400:
             raise UserError(
-                f"The judge at {_shown(url)} (judge_url) redirects to another address, which is not followed, since texts and "
+                f"The judge at {url} (judge_url) redirects to another address, which is not followed, since texts and "
                 "key would go with it; write the final address as judge_url."
             ) from None
-        reason = one_sentence(error)
-        if key := os.environ.get(KEY):
-            reason = reason.replace(key, "…").replace(repr(key)[1:-1], "…")
-        raise UserError(f"The judge at {_shown(url)} (judge_url) does not answer as it should: {reason}") from None
-
-
-def _shown(url) -> str:
-    """An address without user name, password and query."""
-    parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        # a server may repeat the key, and urllib the address of a proxy with its password
+        secrets = [proxy for proxy in urllib.request.getproxies().values() if "@" in proxy] + ([key] if key else [])
+        reason = hidden(one_sentence(error), secrets)
+        raise UserError(f"The judge at {url} (judge_url) does not answer as it should: {reason}") from None
