@@ -7,6 +7,7 @@ from recbole_persona.board.cells import Cell, plan, reset
 from recbole_persona.board.comparisons import add_statistics
 from recbole_persona.board.groups import check_splits
 from recbole_persona.board.page import latex, markdown, table
+from recbole_persona.board.per_user import SUFFIX, read_values, row_key, write_values
 from recbole_persona.board.picture import draw
 from recbole_persona.board.protocol import check_configs, row_config
 from recbole_persona.board.published import read_published
@@ -54,7 +55,10 @@ def leaderboard(board, *, workers=1, rerun=False, print_only=False, rows=None, r
         raise UserError(f"rerun is all or failed, not {rerun!r}.")
     runs = Path(runs) if runs else Path("runs") / described.name
     asked = described if rows is None else only(described, rows)
-    old = [] if rows is None else _read_rows(target / f"{described.name}.json")
+    old, kept = [], {}
+    if rows is not None:
+        old = _read_rows(target / f"{described.name}.json")
+        kept = read_values(_per_user_file(described, target), old, described.primary)
     try:
         cells, resolved, told = prepare(asked, runs, workers)
         if rerun:
@@ -62,8 +66,12 @@ def leaderboard(board, *, workers=1, rerun=False, print_only=False, rows=None, r
         run_open(cells, described.file, runs, workers)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; what is finished is kept, and the same command goes on.") from None
-    found = board_rows(asked, cells, resolved, told)
-    return _written(described, found if rows is None else put_in(described, old, found), target)
+    found, values = board_rows(asked, cells, resolved, told)
+    if rows is not None:
+        fresh = {row_key(row) for row in found}
+        values = {key: frame for key, frame in kept.items() if key not in fresh} | values
+        found = put_in(described, old, found, values)
+    return _written(described, found, target, values)
 
 
 def prepare(board: Board, runs: Path, workers: int | None) -> tuple[list[Cell], dict, dict]:
@@ -133,14 +141,21 @@ def write_page(board: Board, rows: list[dict], target: Path) -> list[str]:
         forms[".svg"] = draw(board, rows)
     for suffix, text in forms.items():
         write_text(target / f"{board.name}{suffix}", text)
-    return [str(target / f"{board.name}{suffix}") for suffix in (".json", *forms)]
+    suffixes = [".json", *forms, *([SUFFIX] if any("per_user" in row for row in rows) else [])]
+    return [str(target / f"{board.name}{suffix}") for suffix in suffixes]
 
 
-def _written(board, rows, target) -> dict:
-    """Write JSON and page, with recomputed statistics."""
+def _written(board, rows, target, values=None) -> dict:
+    """Write JSON and page, with recomputed statistics; and the values of users, unless the page is only printed."""
     add_statistics(rows)
+    if values is not None:
+        write_values(_per_user_file(board, target), rows, values, board.primary)
     write_text(target / f"{board.name}.json", json.dumps(rows, indent=1) + "\n")
     return {"rows": rows, "files": write_page(board, rows, target), "failed": _failed(rows)}
+
+
+def _per_user_file(board, target) -> Path:
+    return target / f"{board.name}{SUFFIX}"
 
 
 def _read_rows(file) -> list[dict]:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+from recbole_persona.board.per_user import SUFFIX
 from recbole_persona.board.specification import Board
 
 SURE = 0.05  # adjusted p below which a difference is marked
@@ -209,10 +210,16 @@ def _notes(board, rows) -> list[str]:
             f"corrected by Holm for {sum(one['p'] is not None for one in tested)} rows; d: Cohen's d_z over users. "
             f"{BETTER} {WORSE}: better or worse at p < {SURE}."
         )
-        if any(one["test"] == "unpaired" for one in tested):
+        if any(_unpaired(row) == {True} for row in rows):
             notes.append(
                 "A difference without interval is one of means: a row of the two was run again, and the values of single "
                 "users of the other are not at hand."
+            )
+        mixed = [row["name"] for row in rows if len(_unpaired(row)) == 2]
+        if mixed:
+            notes.append(
+                f"Of {', '.join(mixed)} only {metric_title(board.primary)} is tested: a row of the two was run again, and "
+                "the values of single users are kept of that metric alone."
             )
         if any(one["p"] is None and one["test"] != "unpaired" for one in tested):
             notes.append(
@@ -238,6 +245,10 @@ def _notes(board, rows) -> list[str]:
         if row.get("source"):
             notes.append(f"{row['name']}: {row['source']}; published numbers are not tested.")
     return notes
+
+
+def _unpaired(row) -> set[bool]:
+    return {found["test"] == "unpaired" for found in row.get("comparisons", {}).values()}
 
 
 def _groups(board, rows, quantity) -> list[str]:
@@ -356,10 +367,20 @@ def _closing(board, rows) -> list[str]:
     lines = [
         f"Printed by `recbole-persona leaderboard {board.file.name}`; {minutes / 60:.2f} hours of computing in all."
     ]
+    if kept := [row["per_user"] for row in rows if "digits" in row.get("per_user", {})]:
+        lines.append(
+            f"{metric_title(kept[0]['metric'])} of every user, entry and seed: `{board.name}{SUFFIX}`"
+            + _without([row for row in rows if "left_out" in row.get("per_user", {})])
+        )
     versions = next((row["versions"] for row in rows if row.get("versions")), None)
     if versions:
         lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.")
     return ["  \n".join(lines)]
+
+
+def _without(rows) -> str:
+    names = "; ".join(f"{row['name']} on {row['dataset']}" for row in rows)
+    return f", without {names}, for which 2 MB leave no room." if names else "."
 
 
 def table(board: Board, rows: list[dict]) -> str:

@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 from recbole.evaluator import smaller_metrics
 from scipy import stats
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from recbole_persona.board.cells import Cell
 from recbole_persona.board.comparisons import add_statistics
 from recbole_persona.board.groups import groups
+from recbole_persona.board.per_user import Values
 from recbole_persona.board.protocol import compare_protocols
 from recbole_persona.board.published import read_published
 from recbole_persona.board.specification import Board, Part, Row
@@ -20,9 +22,11 @@ from recbole_persona.evaluate.significance import (
     CORPUS,
     Comparison,
     average_seeds,
+    check_users,
     compare,
     corpus_counts,
     paired_bootstrap,
+    values_by_user,
 )
 from recbole_persona.runs import RunFolder
 
@@ -51,25 +55,37 @@ class Finished:
             return [result["test"][metric] for result in self.results]
         return [float(table[metric].mean()) for table in self.tables]
 
+    def values_by_user(self, metric) -> pd.DataFrame | None:
+        """The metric (users, seeds), by the sorted ids of users; None for one that is no mean over users."""
+        if metric.partition("@")[0] in CORPUS or any(metric not in table for table in self.tables):
+            return None
+        return values_by_user(self.tables, metric).set_axis(self.seeds, axis=1).sort_index()
 
-def board_rows(board: Board, cells: list[Cell], resolved: dict, searched: dict) -> list[dict]:
-    """All rows of a board, data set by data set, the best first.
+
+def board_rows(board: Board, cells: list[Cell], resolved: dict, searched: dict) -> tuple[list[dict], Values]:
+    """All rows of a board, data set by data set, the best first; and the values of single users.
 
     Args:
         cells: every cell, run or failed.
         resolved: by data set and row, the row with the settings that it ran with.
         searched: by data set and row, what the search of a tuned row was (see :mod:`recbole_persona.board.studies`).
 
+    Returns:
+        What ``<page>.json`` holds, and the primary metric by data set and row, users by the order of their ids.
+
     Raises:
         UserError: a run folder that is not whole, or rows of different protocols or splits.
     """
-    rows = []
+    rows, values = [], {}
     for part in board.parts:
-        rows += _part_rows(board, part, [cell for cell in cells if cell.dataset == part.dataset], resolved, searched)
-    return rows
+        here = [cell for cell in cells if cell.dataset == part.dataset]
+        found, of_users = _part_rows(board, part, here, resolved, searched)
+        rows += found
+        values |= {(part.dataset, name): frame for name, frame in of_users.items()}
+    return rows, values
 
 
-def _part_rows(board, part, cells, resolved, searched) -> list[dict]:
+def _part_rows(board, part, cells, resolved, searched) -> tuple[list[dict], dict[str, pd.DataFrame]]:
     finished = {}
     for row in part.rows:
         done = [cell for cell in cells if cell.row == row.name and cell.done]
@@ -89,7 +105,17 @@ def _part_rows(board, part, cells, resolved, searched) -> list[dict]:
     _compare_best(board, rows, finished)
     _add_groups(board, part, rows, finished, metrics)
     add_statistics(list(rows.values()))
-    return sorted(rows.values(), key=lambda row: row.get("rank") or len(rows) + 1)
+    ranked = sorted(rows.values(), key=lambda row: row.get("rank") or len(rows) + 1)
+    return ranked, _values_of_users(finished, board.primary)
+
+
+def _values_of_users(finished, metric) -> dict[str, pd.DataFrame]:
+    """The values of each row (users, seeds), with the users as row numbers: the same in all rows, or UserError."""
+    values = {name: done.values_by_user(metric) for name, done in finished.items()}
+    values = {name: frame for name, frame in values.items() if frame is not None}
+    for frame in values.values():
+        check_users(frame.index, next(iter(values.values())).index)
+    return {name: frame.reset_index(drop=True) for name, frame in values.items()}
 
 
 def _check_protocols(part, finished):
@@ -235,7 +261,7 @@ def _compare_all(board, part, rows, finished, metrics):
         found = {name: _comparison(board, metric, finished[name], finished[base]) for name, base in against.items()}
         found = {name: comparison for name, comparison in found.items() if comparison is not None}
         for name, comparison in found.items():
-            rows[name].setdefault("comparisons", {})[metric] = _plain(comparison) | {"against": against[name]}
+            rows[name].setdefault("comparisons", {})[metric] = plain_comparison(comparison) | {"against": against[name]}
 
 
 def _compare_best(board, rows, finished):
@@ -245,7 +271,11 @@ def _compare_best(board, rows, finished):
         best, second = ranked[:2]
         found = _comparison(board, board.primary, finished[best["name"]], finished[second["name"]])
         if found:
-            best["best_against_second"] = {"metric": board.primary, "against": second["name"], **_plain(found)}
+            best["best_against_second"] = {
+                "metric": board.primary,
+                "against": second["name"],
+                **plain_comparison(found),
+            }
 
 
 def _comparison(board, metric, ours, base) -> Comparison | None:
@@ -258,7 +288,8 @@ def _comparison(board, metric, ours, base) -> Comparison | None:
     return compare(average_seeds(ours.tables, metric), average_seeds(base.tables, metric), "t")
 
 
-def _plain(comparison) -> dict:
+def plain_comparison(comparison: Comparison) -> dict:
+    """A comparison as the JSON holds it."""
     return {
         key: value if isinstance(value, (int, str)) else _number(value) for key, value in asdict(comparison).items()
     }

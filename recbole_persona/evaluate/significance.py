@@ -116,15 +116,22 @@ TESTS = {"permutation": _permutation, "wilcoxon": _wilcoxon, "t": _t}
 
 
 def average_seeds(tables, metric) -> pd.Series:
-    """The mean over seeds of a metric, user by user.
+    """The mean over seeds of a metric, user by user: a Series, NaN where a seed has no value.
+
+    Args, Raises: as :func:`values_by_user`.
+    """
+    return values_by_user(tables, metric).mean(axis=1, skipna=False).rename(metric)
+
+
+def values_by_user(tables, metric) -> pd.DataFrame:
+    """The values of a metric, user by user and seed by seed.
 
     Args:
-        tables: per-user tables of runs that differ in their seed; rows of one user (sequential tests) are averaged
-            first.
+        tables: per-user tables of runs that differ in their seed; rows of one user (sequential tests) are averaged.
         metric: a column, such as ``ndcg@10``.
 
     Returns:
-        Series by user, NaN where a seed has no value.
+        DataFrame (users, tables) indexed by user, NaN where a value is not defined.
 
     Raises:
         UserError: the metric is no column of a table, or the tables hold different users.
@@ -135,8 +142,8 @@ def average_seeds(tables, metric) -> pd.Series:
             names = ", ".join(name for name in table if name not in ("user", "item", "items"))
             raise UserError(f"The per-user table has no values of {metric}; it has {names or 'none'}.")
         seeds.append(table.groupby("user", sort=False)[metric].mean())
-        _check_users(seeds[0].index, seeds[-1].index)
-    return pd.concat(seeds, axis=1).mean(axis=1, skipna=False).rename(metric)
+        check_users(seeds[0].index, seeds[-1].index)
+    return pd.concat(seeds, axis=1, keys=range(len(seeds)))
 
 
 def holm(p_values) -> np.ndarray:
@@ -244,7 +251,7 @@ def corpus_counts(ours, baseline, metric, n_items=None):
 
 def _sums(table, columns, users) -> pd.DataFrame:
     """The columns summed by user; GAUC is no sum, but its product with its weight is."""
-    _check_users(users, pd.Index(table["user"].unique()))
+    check_users(users, pd.Index(table["user"].unique()))
     if "gauc" in columns:
         weight = table["gauc_weight"].where(table["gauc"].notna(), 0.0)
         table = table.assign(gauc=table["gauc"].fillna(0.0) * weight, gauc_weight=weight)
@@ -264,7 +271,7 @@ def _shown(table, column, read, cut) -> pd.Series:
 
 def _matrix(shown, users, items) -> sp.csr_array:
     """How often (n_users, n_items) every item is shown to every user."""
-    _check_users(users, shown.index.unique())
+    check_users(users, shown.index.unique())
     shown = shown.dropna()
     place = users.get_indexer(shown.index), items.get_indexer(shown)
     return sp.coo_array((np.ones(len(shown)), place), shape=(len(users), len(items))).tocsr()
@@ -338,11 +345,12 @@ def _paired(ours, baseline):
     for values in (ours, baseline):
         if not values.index.is_unique:
             raise UserError("A user stands in several rows; average them first, with average_seeds.")
-    _check_users(ours.index, baseline.index)
+    check_users(ours.index, baseline.index)
     return ours.sort_index(), baseline.sort_index()
 
 
-def _check_users(ours, baseline):
+def check_users(ours: pd.Index, baseline: pd.Index) -> None:
+    """Raise UserError unless both hold the same users, in any order."""
     if ours.equals(baseline):
         return
     absent, added = len(ours.difference(baseline)), len(baseline.difference(ours))
