@@ -189,6 +189,11 @@ def test_other_settings_that_run_code_or_send_texts(place, capsys, settings, nam
     assert "ndcg@3" in capsys.readouterr().out
 
 
+def test_a_loaded_run_reports_to_nobody(place):
+    rewrite("run", log_wandb=True)
+    assert recbole_persona.load("run").config["log_wandb"] is False
+
+
 def test_a_setting_that_no_run_writes_is_refused(place):
     """With ``local_rank`` RecBole's ``Config`` would join a group of processes at ``ip`` over the network."""
     rewrite("run", local_rank=0, ip="127.0.0.1", port="9", nproc=1)

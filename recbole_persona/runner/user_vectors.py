@@ -13,6 +13,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.lm.user_vectors import FITTED, UserSpace
 from recbole_persona.runner.ranking import is_sequential, last_rows, next_rows
 from recbole_persona.runs import RunFolder
+from recbole_persona.train.checkpoint import fitting
 from recbole_persona.upstream.files import load_tree
 
 ROWS = 1024  # users, or interactions, at a time
@@ -54,9 +55,10 @@ def hand_back(config, dataset, file) -> None:
     """Put the space that a run was trained with into its data, from its file of weights: nothing is fitted again."""
     if config["user_vectors"] is None:
         return
-    weights = load_tree(file)["state_dict"]
-    if "user_vectors" in weights:
-        dataset.user_space = UserSpace(*(weights[name] for name in ("user_vectors", "item_vectors", "neighbours")))
+    with fitting(file, "a model with user_vectors"):
+        weights = load_tree(file)["state_dict"]
+        if "user_vectors" in weights:
+            dataset.user_space = UserSpace(*(weights[name] for name in ("user_vectors", "item_vectors", "neighbours")))
 
 
 def held_out(dataset):

@@ -48,7 +48,7 @@ def _is_whole(folder) -> bool:
             folder.per_user()
         elif folder.state_file.is_file() and load_tree(folder.state_file)["progress"]["best_valid_result"] is not None:
             load_tree(folder.model_file)  # the best weights so far, which the end of the run needs
-    except (UserError, KeyError):
+    except (UserError, KeyError, TypeError):
         return False
     return True
 

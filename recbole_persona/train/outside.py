@@ -3,6 +3,11 @@
 Nothing here knows a model. How every attribute of every submodule stood when training began is noted
 (:func:`remember`); what differs later is state (:func:`changed_since`), and can be put back into a model that was built
 again (:func:`put_back`). Attributes that have not changed are built again by the model itself.
+
+A state may come from anybody. What is put back is data, and stands where the built model has an attribute of that kind
+(:func:`recbole_persona.upstream.tree.same_kind`). An attribute that appears only in training - a table that is computed when it
+is first needed - may be numbers, tensors, arrays, or containers of these, under a name that neither begins with an underscore
+nor is taken: by a method or another attribute of the class, by a weight, a buffer or a part of the model.
 """
 
 import zlib
@@ -12,11 +17,11 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from recbole_persona.upstream.tree import encode
+from recbole_persona.upstream.tree import encode, is_numeric, same_kind
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _NOTES = "_attributes_as_built"
-_OF_EVERY_MODULE = {*vars(torch.nn.Module()), _NOTES}
+_OF_EVERY_MODULE = {*vars(torch.nn.Module()), _NOTES, "other_parameter_name"}  # the last says what a state may set
 
 
 class _Notes(dict):
@@ -46,14 +51,14 @@ def changed_since(model) -> dict:
     """
     remember(model)
     notes, kept_anyway, own = getattr(model, _NOTES), _other_parameters(model), _in_state_dict(model)
-    in_place, replaced = {}, {}
+    in_place, replaced, modules = {}, {}, dict(model.named_modules())
     for path, value in _attributes(model):
         old, mark = notes.get(path, (None, None))
         if path in kept_anyway or mark == _mark(value, own):
             continue
         if isinstance(value, torch.Tensor) and value is old:
             in_place[path] = value
-        elif _has_form(value, own):
+        elif _may_be(path, value, _built(model), modules) and _has_form(value, own):
             replaced[path] = value
         elif path not in notes.said:
             notes.said.add(path)
@@ -65,16 +70,26 @@ def put_back(model, changed: dict) -> None:
     """Give a model that was built again what :func:`changed_since` found; tensors go to the model's device.
 
     Attributes that were as built when ``changed`` was taken, and are other objects now, get the built ones back.
+
+    Raises:
+        ValueError: something else than what the model may hold there; then nothing has been changed.
+        KeyError, TypeError, AttributeError: ``changed`` has another form.
     """
-    own = _in_state_dict(model)
+    own, built, modules = _in_state_dict(model), _built(model), dict(model.named_modules())
+    for path, tensor in changed["in_place"].items():
+        if not _is_like(tensor, built.get(path)):
+            raise ValueError(f"{path!r} is no tensor of this shape and dtype in the model")
+    for path, value in changed["replaced"].items():
+        if not _may_be(path, value, built, modules):
+            raise ValueError(f"{path!r} of the model cannot be a {type(value).__name__}")
     known = {*changed["in_place"], *changed["replaced"], *_other_parameters(model)}
     for path, (value, mark) in (getattr(model, _NOTES, None) or {}).items():
         if path not in known and mark == _mark(value, own):  # else its first content is lost: it was written to
             setattr(*_owner(model, path), value)
     for path, tensor in changed["in_place"].items():
-        owner, name = _owner(model, path)
+        setattr(*_owner(model, path), built[path])
         with torch.no_grad():
-            getattr(owner, name).copy_(tensor)
+            built[path].copy_(tensor)
     for path, value in changed["replaced"].items():
         setattr(*_owner(model, path), to_device(value, device_of(model)))
 
@@ -104,6 +119,29 @@ def _attributes(model):
                 yield prefix + name, value
         for name in sorted(module._non_persistent_buffers_set):
             yield prefix + name, module._buffers[name]
+
+
+def _built(model) -> dict:
+    """The attributes by path, as they stood when they were noted; as they stand now in a model of which nothing was noted."""
+    notes = getattr(model, _NOTES, None)
+    return dict(_attributes(model)) if notes is None else {path: value for path, (value, _) in notes.items()}
+
+
+def _may_be(path, value, built, modules) -> bool:
+    """Whether an attribute may hold a value after training; what else it holds is no state, and is nobody's to set."""
+    if path in built:
+        return same_kind(built[path], value)
+    place, _, name = path.rpartition(".")
+    owner = modules.get(place)
+    if owner is None or not name.isidentifier() or name.startswith("_") or name in _OF_EVERY_MODULE:
+        return False
+    taken = {*owner._parameters, *owner._buffers, *owner._modules}
+    return not hasattr(type(owner), name) and name not in taken and (value is None or is_numeric(value))
+
+
+def _is_like(tensor, other) -> bool:
+    both = isinstance(tensor, torch.Tensor) and isinstance(other, torch.Tensor)
+    return both and (tensor.shape, tensor.dtype, tensor.layout) == (other.shape, other.dtype, other.layout)
 
 
 def _owner(model, path):

@@ -21,7 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_persona.errors import TrainingDiverged, UserError
 from recbole_persona.evaluate.passes import EvaluationPasses
-from recbole_persona.train.checkpoint import load_model_state, model_state, restore_model, save_model_state
+from recbole_persona.train.checkpoint import fitting, load_model_state, model_state, restore_model, save_model_state
 from recbole_persona.train.outside import remember
 from recbole_persona.train.random_state import (
     generator_states,
@@ -31,9 +31,14 @@ from recbole_persona.train.random_state import (
 )
 from recbole_persona.train.steps import SteppedBatches, SteppedOptimizer, check_steps, trains_by_steps
 from recbole_persona.upstream.files import load_tree, remove_leftovers, save_tree
+from recbole_persona.upstream.tree import same_kind
 
 FORMAT = 1  # of the state
 _PROGRESS = ("cur_step", "best_valid_score", "best_valid_result", "train_loss_dict")
+_PARTS = {
+    "trainer": list, "epoch": int, "in_epoch": bool, "seconds": float, "progress": dict, "model": dict, "bindings": dict,
+    "steppers": dict, "random": dict, "generators": dict,
+}  # fmt: skip
 
 
 @cache
@@ -175,13 +180,13 @@ class RunTrainer:
         state = load_tree(self.state_file)
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise UserError(f"{self.state_file} is the state of another version of recbole_persona; use --rerun.")
-        if state["trainer"] != [type(self).__name__, self.config["model"]]:
-            raise UserError(f"{self.state_file} is the state of {state['trainer'][1]}, which is another model.")
-        self._check_state(state)
+        with fitting(self.state_file, "this trainer"):
+            self._check_state(state)
         if state["progress"]["best_valid_result"] is not None:
             load_tree(self.saved_model_file)  # without it the run could not end well: better said now
         self._resumed = state
-        self._put_back(state)
+        with fitting(self.state_file, "this trainer"):
+            self._put_back(state)
         # With early stopping or the last step behind it, there is nothing left to train.
         stopped = self.cur_step > self.stopping_step or self._steps_done()
         self.start_epoch = max(state["epoch"], self.epochs) if stopped else state["epoch"]
@@ -189,13 +194,20 @@ class RunTrainer:
 
     def _check_state(self, state):
         """Refuse a state that names other attributes than this trainer's; resuming would set them, whatever they are."""
-        strange = sorted({*state["progress"]} ^ {*_PROGRESS} | {*state["bindings"]} ^ {*self._steppers})
-        strange += sorted({*state["steppers"]} - {*self._steppers})
-        strange += [
-            f"{name}.steps"
-            for name, kept in state["steppers"].items()
-            if ("steps" in kept) != isinstance(self._steppers.get(name), SteppedOptimizer)
-        ]
+        strange = [name for name, kind in _PARTS.items() if not isinstance(state.get(name), kind)]
+        if not strange and state["trainer"] != [type(self).__name__, self.config["model"]]:
+            raise UserError(f"{self.state_file} is the state of {state['trainer'][-1]}, which is another model.")
+        if not strange:
+            strange = {*state["progress"]} ^ {*_PROGRESS} | {*state["bindings"]} ^ {*self._steppers}
+            strange |= {*state["steppers"], *state["bindings"].values()} - {*self._steppers}
+            strange = sorted(map(str, strange))
+        if not strange:
+            strange = [name for name in _PROGRESS if not same_kind(getattr(self, name), state["progress"][name])]
+            for stepper, kept in state["steppers"].items():
+                own = self._steppers[stepper].state_dict()  # a schedule takes over whatever it is given
+                strange += [
+                    f"{stepper}.{name}" for name in kept if name not in own or not same_kind(own[name], kept[name])
+                ]
         if strange:
             raise UserError(
                 f"{self.state_file} does not fit this trainer ({', '.join(map(repr, strange))}); it was damaged or edited."
@@ -232,7 +244,8 @@ class RunTrainer:
             raise _StepsDone
         if self._resumed and self._resumed["in_epoch"]:
             # Between the start of fit and here RecBole may compute (NCL its clusters): what was saved here counts.
-            self._put_back(self._resumed)
+            with fitting(self.state_file, "this trainer"):
+                self._put_back(self._resumed)
             self._continue_random_numbers(self._resumed)
         elif self._keeps_state:
             self._save_state(epoch_idx, in_epoch=True)
@@ -289,8 +302,9 @@ class RunTrainer:
             setattr(self, name, state["progress"][name])
 
     def _continue_random_numbers(self, state):
-        set_generator_states(self._sources, state["generators"])
-        set_process_state(state["random"])
+        with fitting(self.state_file, "this trainer"):
+            set_generator_states(self._sources, state["generators"])
+            set_process_state(state["random"])
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         if self.run_dir is None:

@@ -15,7 +15,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.trust import refuse_foreign
 from recbole_persona.upstream.files import load_tree, save_tree
 from recbole_persona.upstream.repair import repair, replace_everywhere, seen_as, when_imported
-from recbole_persona.upstream.tree import ModuleState
+from recbole_persona.upstream.tree import ModuleState, same_kind
 
 _READERS = [
     "recbole.trainer.trainer",
@@ -88,6 +88,12 @@ def modules_in_other_parameter():
     upstream = AbstractRecommender.load_other_parameter
 
     def load_other_parameter(self, para):
+        for key, value in (para or {}).items():  # upstream sets every attribute that the file names
+            declared = key in getattr(self, "other_parameter_name", ())
+            own = getattr(self, key) if declared else None
+            fits = isinstance(value, ModuleState) if isinstance(own, torch.nn.Module) else same_kind(own, value)
+            if not declared or not fits:
+                raise ValueError(f"{type(self).__name__} keeps no {type(value).__name__} named {key!r}")
         states = {key: value for key, value in (para or {}).items() if isinstance(value, ModuleState)}
         for key, state in states.items():
             getattr(self, key).load_state_dict(state)

@@ -13,6 +13,8 @@ import torch
 from recbole_persona.errors import UserError
 
 _SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_CONTAINERS = {"dict": dict, **_SEQUENCES}
+_NUMBERS = (bool, int, float, complex, np.number, np.bool_, torch.Tensor)
 _REALS = {
     torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.int64,
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
@@ -215,6 +217,51 @@ def _config_class():
     from recbole.config import Config
 
     return Config
+
+
+def same_kind(declared, value) -> bool:
+    """Whether a value that was read may take the place of one that was built: data of the same kind.
+
+    Numbers, tensors, arrays and sparse matrices are one kind: counters become tensors of counts. Whatever was data may have
+    become None, and None (a cache that is still empty) numbers or containers of numbers. An object of any other class - a
+    function, a module, a ``Config`` - is never exchanged.
+    """
+    if declared is None:
+        return value is None or is_numeric(value)
+    kind = _kind(declared)
+    return kind is not None and (value is None or (_kind(value) == kind and _all(value, lambda part: _kind(part))))
+
+
+def is_numeric(value) -> bool:
+    """Whether a value is numbers, tensors, arrays and sparse matrices, or containers of these; the keys of dicts may be text."""
+    return _kind(value) is not None and _all(value, lambda part: _kind(part) in ("numbers", *_CONTAINERS))
+
+
+def _kind(value) -> str | None:
+    """What data a value is; None of an object that is no data."""
+    if isinstance(value, (torch.nn.Parameter, torch.nn.Module, ModuleState)):
+        return None  # torch would register it
+    if isinstance(value, _NUMBERS) or scipy.sparse.issparse(value):
+        return "numbers"
+    if isinstance(value, np.ndarray):
+        return "numbers" if value.dtype.kind in "biufc" else "array of objects"
+    for kind, container in _CONTAINERS.items():
+        if isinstance(value, container):
+            return kind
+    plain = (str, torch.dtype, torch.device, Enum)
+    return next((kind.__name__ for kind in plain if isinstance(value, kind)), None)
+
+
+def _all(value, condition) -> bool:
+    """Whether a value is None or meets a condition, and all that it holds, too."""
+    parts = ()
+    if isinstance(value, dict):
+        parts = value.values()
+    elif isinstance(value, tuple(_SEQUENCES.values())):
+        parts = value
+    elif _kind(value) == "array of objects":
+        parts = value.ravel().tolist()
+    return value is None or (bool(condition(value)) and all(_all(part, condition) for part in parts))
 
 
 def config_of(values: dict):
