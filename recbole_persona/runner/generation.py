@@ -140,7 +140,7 @@ class Generation:
         if (users is None) != (items is None):
             raise UserError("A sentence is written for a user and an item; name both.")
         _check_sampling(sample, beams, temperature, top_p, seed)
-        self.loaded = load(run_dir, config_dict, trust)
+        self.loaded = load(run_dir, config_dict, trust, "generate")
         self.task = task
         _check_writes(self.loaded, run_dir, task, sample or beams is not None)
         self.asked = HeldOut(self.loaded, split) if split else _pairs(self.loaded, users, items, pairs)

@@ -63,7 +63,7 @@ def recommend_batches(
         trust: run the code that only the run's ``config.yaml`` names.
     """
     _check_topk(topk)
-    loaded = load(run_dir, config_dict, trust)
+    loaded = load(run_dir, config_dict, trust, "recommend")
     search_for(loaded, topk)
     people = find_people(loaded, users, history, skip_unknown)
     texts = item_texts(loaded.config, title_field)
@@ -178,7 +178,7 @@ def check_explanations(run_dir, user, items, config_dict=None, trust=False) -> p
 
 
 def _load_with_reasons(run_dir, config_dict, trust):
-    loaded = load(run_dir, config_dict, trust)
+    loaded = load(run_dir, config_dict, trust, "explain")
     ways = (has_personas(loaded.model), explains_by_history(loaded), explains_by_neighbours(loaded))
     if not any(ways):
         raise UserError(

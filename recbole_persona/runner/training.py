@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +17,13 @@ from recbole.utils.logger import RemoveColorFilter
 from torch import nn
 from tqdm import tqdm
 
-from recbole_persona.config import Config, class_name
+from recbole_persona.config import Config, class_name, read_yaml
 from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
+from recbole_persona.runner.overrides import check_overrides
 from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.settings import check_valid_metric
@@ -61,7 +63,8 @@ def run(
         config_file_list: YAML files.
         config_dict: settings on top of them.
         saved: false leaves nothing on disk.
-        resume: a run folder to continue (then ``model`` and ``dataset`` may be left out), or True for the run's own.
+        resume: a run folder to continue (then all of the above may be left out, and must be the run's own where they are
+            given), or True for the run's own.
         rerun: start again in a folder that holds a run.
         tested: false leaves the test part alone; the best weights are evaluated on the validation part instead.
         callback: called with ``(epoch, validation score)`` after every validation; what it raises passes through, and
@@ -76,9 +79,7 @@ def run(
         UserError: whatever the user can mend: names, keys, data, a folder in use, NaN losses, a full disk.
     """
     if resume and resume is not True:
-        given = {"model": class_name(model) if isinstance(model, type) else model, "dataset": dataset}
-        given = {key: value for key, value in given.items() if value is not None} | (config_dict or {})
-        config = RunFolder(resume).config(given, trust)
+        config = _resumed_config(resume, model, dataset, config_file_list, config_dict, trust)
     else:
         config = Config(model, dataset, config_file_list, config_dict)
     check_valid_metric(config)
@@ -111,6 +112,20 @@ def run(
                 raise  # the trainer has said how to continue
             advice = f"continue with --resume={folder.path}" if folder.started else "nothing had begun"
             raise KeyboardInterrupt(f"interrupted; {advice}.") from None
+
+
+def _resumed_config(folder, model, dataset, files, settings, trust) -> Config:
+    """The config of a run to continue, with all that this call says on top."""
+    given = {} if model is None else {"model": class_name(model) if isinstance(model, type) else model}
+    given |= {} if dataset is None else {"dataset": dataset}
+    for file in files or []:
+        given |= read_yaml(file)
+    given |= settings or {}
+    if Path(given.get("run_dir") or folder).resolve() != Path(folder).resolve():
+        raise UserError(
+            f"--resume continues the run in {folder}, and run_dir names {given['run_dir']}; leave run_dir out."
+        )
+    return RunFolder(folder).config(given, trust)
 
 
 def _check_same_settings(folder, config):
@@ -239,7 +254,7 @@ def parameter_counts(model) -> tuple[int, int]:
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def load(run_dir, config_dict=None, trust=False) -> Loaded:
+def load(run_dir, config_dict=None, trust=False, use="load") -> Loaded:
     """A finished run: its data rebuilt from its config, its model with the best weights, in evaluation mode.
 
     Args:
@@ -247,11 +262,13 @@ def load(run_dir, config_dict=None, trust=False) -> Loaded:
         config_dict: settings to change, such as ``gpu_id`` or ``eval_batch_size``.
         trust: true runs the code that only the folder's ``config.yaml`` names (see docs/runs.md); a mapping names settings
             that may do so, with their values.
+        use: what it is loaded for, which says what can be changed (:func:`~recbole_persona.runner.overrides.check_overrides`).
 
     Raises:
-        UserError: no complete run, a truncated file, data that have changed since the run, or code that is not trusted.
+        UserError: no complete run, a truncated file, data that have changed since the run, a setting that does not act, or
+            code that is not trusted.
     """
-    config, dataset, loaders = load_data(run_dir, config_dict, trust)
+    config, dataset, loaders = load_data(run_dir, config_dict, trust, use)
     file = RunFolder(run_dir).model_file
     with _quiet():
         hand_back(config, loaders[0]._dataset, file)
@@ -261,7 +278,7 @@ def load(run_dir, config_dict=None, trust=False) -> Loaded:
     return Loaded(config, model, dataset, *loaders)
 
 
-def load_data(run_dir, config_dict=None, trust=False):
+def load_data(run_dir, config_dict=None, trust=False, use="load"):
     """The data of a finished run without its model, for which no weights are needed: ``(config, dataset, loaders)``.
 
     Arguments and errors are those of :func:`load`.
@@ -269,6 +286,7 @@ def load_data(run_dir, config_dict=None, trust=False):
     folder = RunFolder(run_dir)
     config = folder.config({"log_wandb": False, **(config_dict or {})}, trust)
     result = folder.result()
+    check_overrides(folder, config, config_dict, use)
     with _quiet():
         dataset, loaders = _data(config)
     if split_hash([loader._dataset for loader in loaders]) != result["split_hash"]:
@@ -278,7 +296,7 @@ def load_data(run_dir, config_dict=None, trust=False):
 
 def evaluate_run(run_dir, config_dict=None, trust=False):
     """Test the best weights of a finished run again: ``(test result, per-user table)``; arguments as for :func:`load`."""
-    loaded = load(run_dir, config_dict, trust)
+    loaded = load(run_dir, config_dict, trust, "evaluate")
     with _quiet():
         trainer = get_trainer(loaded.config["MODEL_TYPE"], loaded.config["model"])(loaded.config, loaded.model)
         if hasattr(trainer, "eval_collector"):
