@@ -15,10 +15,11 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 from recbole.data.dataset import Dataset
-from recbole.utils import FeatureType, ModelType
+from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_persona.data import ids, texts
 from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.unused import mentions
 
 _TYPES = (*(kind.value for kind in FeatureType), texts.TYPE)
 # The words that pandas reads as an empty cell, besides nothing at all.
@@ -26,6 +27,9 @@ _MISSING = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 }  # fmt: skip
+
+
+_READS_FEATURES = r"\bnumerical_features\b|\bFeatureSeqEmbLayer\b"  # in the code of a model
 
 
 @contextmanager
@@ -43,6 +47,7 @@ def checked_reading(config):
         ids.tell_of_unknown(dataset)
         upstream(dataset)
         ids.tell_of_idle(dataset)
+        _tell_of_numbers(dataset)
 
     try:
         with patch.object(Dataset, "_data_processing", processing):
@@ -184,6 +189,33 @@ def _check_list_lengths(dataset):
                     f"Row {row + 1} of the interactions has {lengths.iloc[row]} items in {items} and {other.iloc[row]} "
                     f"values in {field}; the lists of a row must be equally long."
                 )
+
+
+def _tell_of_numbers(dataset):
+    """Name the columns of numbers that a model of features leaves out, since ``numerical_features`` does not name them.
+
+    RecBole's models pass over them. Columns that are read for another purpose are none: labels, times, ratings, vectors that
+    are preloaded, what filters and metrics read.
+    """
+    config = dataset.config
+    if not mentions(config.model_class, _READS_FEATURES) or config["MODEL_TYPE"] == ModelType.DECISIONTREE:
+        return
+    roles = {config[f"{role}_FIELD"] for role in ("LABEL", "TIME", "RATING")}
+    roles |= {*(config["preload_weight"] or {}).values(), *(config["val_interval"] or ())}
+    roles |= {str(config[key]).removeprefix("field:") for key in ("tdd_tastes", "ild_ruler")}
+    numbers = dataset.fields(
+        ftype=[FeatureType.FLOAT, FeatureType.FLOAT_SEQ],
+        source=[FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM],
+    )
+    known = roles.union(config["numerical_features"] or ())
+    left_out = [field for field in numbers if not {field, field.removesuffix(config["LIST_SUFFIX"])} & known]
+    chosen = config["selected_features"]
+    left_out = [field for field in left_out if chosen is None or field in chosen]
+    if left_out:
+        dataset.logger.warning(
+            f"{config['model']} does not use the columns {', '.join(left_out)}, which hold numbers: numerical_features "
+            "does not name them."
+        )
 
 
 def _place(dataset, row) -> str:
