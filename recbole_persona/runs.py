@@ -119,11 +119,15 @@ class RunFolder:
         for file in (*described, self.state_file, self.model_file, self.result_file, self.per_user_file):
             remove_leftovers(file)
 
-    def begin(self, config) -> None:
-        """Write what a run is before it starts: ``state/run.json``, then ``config.yaml``."""
+    def begin(self, config, split: str | None = None) -> None:
+        """Write what a run is before it starts: ``state/run.json``, then ``config.yaml``.
+
+        Args:
+            split: the :func:`split_hash` of its data, by which an unfinished run is known to be on the same data again.
+        """
         text = yaml.safe_dump(plain_config(config), sort_keys=True, allow_unicode=True)
         described = {"format": FORMAT, "config_hash": config_hash(config), "config_sha256": _sha256(text)}
-        described |= {"versions": versions(), "commit": commit()}
+        described |= {"split_hash": split, "versions": versions(), "commit": commit()}
         write_text(self.run_file, json.dumps(described, indent=1))
         write_text(self.config_file, text)
 
@@ -227,6 +231,10 @@ class RunFolder:
     def write_result(self, result: dict) -> None:
         """Write ``result.json``, which makes the folder complete."""
         write_text(self.result_file, json.dumps(result, indent=1))
+
+    def split(self) -> str | None:
+        """The :func:`split_hash` of the run's data; None of an unfinished run that an earlier version began."""
+        return self.result()["split_hash"] if self.complete else self.description().get("split_hash")
 
     def result(self) -> dict:
         if not self.complete:

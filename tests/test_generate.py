@@ -1,6 +1,7 @@
 """Sentences of a finished run: what they depend on, files that are continued, what is refused, the command line."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from recbole_persona.cli import main
 from recbole_persona.data import planted
 from recbole_persona.errors import Busy, UserError
 from recbole_persona.lm.sampling import NucleusSampling, row_numbers
+from recbole_persona.models.pod import POD
 from recbole_persona.runner.generation import generate_file
 from recbole_persona.runner.pairs import read_pairs
+from recbole_persona.runs import RunFolder
 
 torch.set_num_threads(1)
 SMALL = {
@@ -43,8 +46,8 @@ def data(tmp_path_factory):
     return folder
 
 
-def finished(model, data, run_dir, **settings):
-    """The folder of a run on the small data set."""
+def finished(model, data, run_dir, callback=None, **settings):
+    """A run on the small data set."""
     shared = {
         "data_path": str(data),
         "load_col": {"inter": ["user_id", "item_id", "timestamp", "rating", "feature"]},
@@ -55,7 +58,7 @@ def finished(model, data, run_dir, **settings):
         "valid_metric": "NDCG@5",
         "metrics": ["NDCG"],
     }
-    return recbole_persona.run(model, "small", config_dict=shared | settings)
+    return recbole_persona.run(model, "small", config_dict=shared | settings, callback=callback)
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +302,102 @@ def test_files_that_name_no_pairs(tmp_path, name, content, sentence):
         read_pairs(tmp_path / name, "user_id", "item_id")
     with pytest.raises(UserError, match="There is no file of pairs"):
         read_pairs(tmp_path / "none", "user_id", "item_id")
+
+
+# --- runs that were interrupted
+
+
+def stop_after_two(epoch, score):
+    if epoch == 1:
+        raise KeyboardInterrupt
+
+
+WRITER = SMALL | {
+    "backbone": "scratch:gpt2-tiny",
+    "tasks": ["sequential", "explanation"],
+    "gradient_accumulation_steps": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(data, tmp_path_factory):
+    """A run of POD that was interrupted after the validation of its second epoch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(KeyboardInterrupt):
+        finished("POD", data, folder, stop_after_two, **WRITER, epochs=3, learning_rate=0.01)
+    return folder
+
+
+def test_an_interrupted_run_writes_with_its_best_weights_so_far(stopped, data, tmp_path, caplog):
+    two = finished("POD", data, tmp_path / "two", **WRITER, epochs=2, learning_rate=0.01)
+    expected = recbole_persona.generate(two["run_dir"], split="test")
+    assert not [line for line in caplog.messages if "not complete" in line]
+    caplog.clear()
+    table = recbole_persona.generate(stopped, split="test")
+    pd.testing.assert_frame_equal(table, expected)
+    validations = two["result"]["validations"]
+    best = max(validations, key=lambda row: row[2])[0]
+    assert len({score for *_, score in validations}) == 2
+    said = f"The run in {stopped} is not complete: these are its best weights so far, of epoch {best}."
+    assert caplog.messages[-1] == said
+
+
+def test_a_file_of_an_interrupted_run_is_continued(stopped, tmp_path):
+    copy, out = tmp_path / "run", tmp_path / "out.jsonl"
+    shutil.copytree(stopped, copy)
+    options = {"split": "test", "config_dict": {"text_batch_size": 6}}
+    assert generate_file(out, copy, **options) == ROWS
+    whole = out.read_bytes()
+    out.write_bytes(whole[: len(whole) // 2])
+    assert generate_file(out, copy, resume=True, **options) > 0
+    assert out.read_bytes() == whole
+
+
+def test_an_interrupted_run_that_cannot_write_yet(data, tmp_path, monkeypatch):
+    def stop(self, interaction):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(POD, "calculate_loss", stop)
+        with pytest.raises(KeyboardInterrupt):
+            finished("POD", data, tmp_path / "run", **WRITER)
+    with pytest.raises(
+        UserError, match=r"stopped before its first model was saved; continue it with --resume=.*/run\."
+    ):
+        recbole_persona.generate(tmp_path / "run", split="test")
+    with pytest.raises(UserError, match="There is no run folder"):
+        recbole_persona.generate(tmp_path / "none", split="test")
+
+
+def test_an_interrupted_run_whose_data_have_changed(stopped, data, tmp_path):
+    own, copy = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(data, own)
+    shutil.copytree(stopped, copy)
+    moved = {"data_path": str(own)}
+    assert len(recbole_persona.generate(copy, split="test", config_dict=moved)) == ROWS
+    file = own / "small/small.inter"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[:-1]) + "\n")
+    for read in (
+        lambda: recbole_persona.generate(copy, split="test", config_dict=moved),
+        lambda: recbole_persona.run(resume=str(copy), config_dict=moved),
+    ):
+        with pytest.raises(UserError, match="The data set 'small' has changed since the run in"):
+            read()
+
+
+def test_an_unfinished_run_of_an_earlier_version(stopped, tmp_path):
+    """Its ``state/run.json`` names no split: nothing says that the data are the same, until it is finished."""
+    copy = tmp_path / "run"
+    shutil.copytree(stopped, copy)
+    file = RunFolder(copy).run_file
+    described = json.loads(file.read_text())
+    assert len(described.pop("split_hash")) == 16
+    file.write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"did not note its split; finish it with --resume="):
+        recbole_persona.generate(copy, split="test")
+    recbole_persona.run(resume=str(copy))
+    assert len(recbole_persona.generate(copy, split="test")) == ROWS
 
 
 # --- mistakes

@@ -1,4 +1,4 @@
-"""Sentences that a finished run writes: for users and items, or for its held-out rows; also into a file that can be continued."""
+"""Sentences that a run writes: for users and items, or for its held-out rows; also into a file that can be continued."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def generate(run_dir, users=None, items=None, task="explanation", **options) -> 
     """What a finished run writes for users and items, or for rows that were held out.
 
     Args:
-        run_dir: folder of the run, of any model that writes.
+        run_dir: folder of the run, of any model that writes; of an interrupted run, its best weights so far write.
         users, items: external ids (str or int), side by side; one user goes with all the items, one item with all the users.
         task: that the model has learned, and that is answered with a text.
         options: as for :class:`Generation`.
@@ -140,7 +140,7 @@ class Generation:
         if (users is None) != (items is None):
             raise UserError("A sentence is written for a user and an item; name both.")
         _check_sampling(sample, beams, temperature, top_p, seed)
-        self.loaded = load(run_dir, config_dict, trust, "generate")
+        self.loaded = load(run_dir, config_dict, trust, "generate", unfinished=True)
         self.task = task
         _check_writes(self.loaded, run_dir, task, sample or beams is not None)
         self.asked = HeldOut(self.loaded, split) if split else _pairs(self.loaded, users, items, pairs)

@@ -7,6 +7,7 @@ _ALWAYS = (
     "gpu_id", "use_gpu", "worker", "show_progress", "state", "reproducibility", "data_path", "allow_unknown", "load_col",
     "unload_col", "text_fields",
 )  # fmt: skip
+_LOGS = ("log_wandb", "wandb_project")
 _TEXTS = ("text_batch_size", "explanation_field", "feature_field")
 _MEASURED = (
     "metrics", "topk", "metric_decimal_place", "eval_args", "split_seed", "repeatable", "mask_history", "eval_history",
@@ -17,11 +18,10 @@ _TAKEN = {
     "recommend": ("eval_batch_size",),
     "explain": ("eval_batch_size",),
     "generate": _TEXTS,
-    "evaluate": ("eval_batch_size", "log_wandb", "wandb_project", *_TEXTS, *_MEASURED),
+    "evaluate": ("eval_batch_size", *_LOGS, *_TEXTS, *_MEASURED),
     "load": (
         "eval_batch_size",
-        "log_wandb",
-        "wandb_project",
+        *_LOGS,
         *_TEXTS,
         *_MEASURED,
         "valid_metric",

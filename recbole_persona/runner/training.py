@@ -29,6 +29,7 @@ from recbole_persona.runs import RunFolder, commit, config_hash, default_path, s
 from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.checkpoint import load_model_state
 from recbole_persona.train.steps import check_steps
+from recbole_persona.upstream.files import load_tree
 
 
 class Loaded(NamedTuple):
@@ -150,8 +151,11 @@ def _run_in(folder, config, resume, tested, callback, trust) -> dict:
             dataset, loaders = _data(config)
             datasets = [loader._dataset for loader in loaders]
             hand_over(config, datasets, partial(load, trust=trust))
+            split = split_hash(datasets)
         if not resume:
-            folder.begin(config)  # only now: data that cannot be read leave no run behind
+            folder.begin(config, split)  # only now: data that cannot be read leave no run behind
+        elif folder.split() not in (None, split):
+            raise UserError(_changed_data(config, folder, "; start it again with --rerun"))
         logger.info(dataset)
         folder.write_ids(dataset)
         model = _model(config, datasets[0])
@@ -179,7 +183,7 @@ def _run_in(folder, config, resume, tested, callback, trust) -> dict:
                 "dataset": config["dataset"],
                 "seed": config["seed"],
                 "split_seed": config["split_seed"],
-                "split_hash": split_hash(datasets),
+                "split_hash": split,
                 "protocol": protocol(config),
                 "statistics": _statistics(dataset, datasets),
                 "epochs": epochs,
@@ -254,7 +258,7 @@ def parameter_counts(model) -> tuple[int, int]:
     return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def load(run_dir, config_dict=None, trust=False, use="load") -> Loaded:
+def load(run_dir, config_dict=None, trust=False, use="load", *, unfinished=False) -> Loaded:
     """A finished run: its data rebuilt from its config, its model with the best weights, in evaluation mode.
 
     Args:
@@ -263,35 +267,54 @@ def load(run_dir, config_dict=None, trust=False, use="load") -> Loaded:
         trust: true runs the code that only the folder's ``config.yaml`` names (see docs/runs.md); a mapping names settings
             that may do so, with their values.
         use: what it is loaded for, which says what can be changed (:func:`~recbole_persona.runner.overrides.check_overrides`).
+        unfinished: take a run that was interrupted, too, with its best weights so far; a line says so.
 
     Raises:
-        UserError: no complete run, a truncated file, data that have changed since the run, a setting that does not act, or
-            code that is not trusted.
+        UserError: no complete run, or an unfinished one without weights; a truncated file, data that have changed since the
+            run, a setting that does not act, or code that is not trusted.
     """
-    config, dataset, loaders = load_data(run_dir, config_dict, trust, use)
-    file = RunFolder(run_dir).model_file
+    folder = RunFolder(run_dir)
+    file, so_far = folder.model_file, unfinished and folder.started and not folder.complete
+    if so_far and not file.is_file():
+        raise UserError(
+            f"The run in {folder.path} was stopped before its first model was saved; continue it with "
+            f"--resume={folder.path}."
+        )
+    config, dataset, loaders = load_data(run_dir, config_dict, trust, use, unfinished=unfinished)
     with _quiet():
         hand_back(config, loaders[0]._dataset, file)
         model = _model(config, loaders[0]._dataset)
     load_model_state(model, file)
     model.eval()
+    if so_far:
+        text = "The run in %s is not complete: these are its best weights so far, of epoch %s."
+        getLogger().warning(text, folder.path, load_tree(file)["epoch"])
     return Loaded(config, model, dataset, *loaders)
 
 
-def load_data(run_dir, config_dict=None, trust=False, use="load"):
+def load_data(run_dir, config_dict=None, trust=False, use="load", *, unfinished=False):
     """The data of a finished run without its model, for which no weights are needed: ``(config, dataset, loaders)``.
 
     Arguments and errors are those of :func:`load`.
     """
     folder = RunFolder(run_dir)
     config = folder.config({"log_wandb": False, **(config_dict or {})}, trust)
-    result = folder.result()
+    known = folder.split() if unfinished else folder.result()["split_hash"]
+    if known is None:
+        raise UserError(
+            f"The run in {folder.path} was begun by an earlier version, which did not note its split; finish it with "
+            f"--resume={folder.path}."
+        )
     check_overrides(folder, config, config_dict, use)
     with _quiet():
         dataset, loaders = _data(config)
-    if split_hash([loader._dataset for loader in loaders]) != result["split_hash"]:
-        raise UserError(f"The data set {config['dataset']!r} has changed since the run in {folder.path}.")
+    if split_hash([loader._dataset for loader in loaders]) != known:
+        raise UserError(_changed_data(config, folder))
     return config, dataset, loaders
+
+
+def _changed_data(config, folder, advice="") -> str:
+    return f"The data set {config['dataset']!r} has changed since the run in {folder.path}{advice}."
 
 
 def evaluate_run(run_dir, config_dict=None, trust=False):
