@@ -20,6 +20,7 @@ from recbole_persona.lm.tokenizers import trained_tokenizer
 from recbole_persona.runner import evaluate_run
 from recbole_persona.runner.training import load
 from recbole_persona.runs import RunFolder
+from recbole_persona.train.outside import changed_since, remember
 from recbole_persona.upstream.files import load_tree, save_tree
 
 torch.set_num_threads(1)
@@ -250,6 +251,25 @@ def test_copies_and_other_precisions_are_left_out_of_alike(folders):
     half = settings_of(folders["gpt2"], adapt="lora", lora=LORA, dtype="bfloat16")
     with pytest.raises(UserError, match="other weights or another dtype"):
         Backbone(half).load_state_dict(backbone.state_dict())
+
+
+def test_modules_may_be_wrapped_afterwards(folders):
+    backbones = [Backbone(settings_of(folders["t5"], adapt="frozen")) for _ in range(2)]
+    for backbone in backbones:
+        wrapped = torch.nn.Sequential(backbone.llm.get_input_embeddings(), torch.nn.Linear(128, 128))
+        backbone.llm.set_input_embeddings(wrapped)
+    places = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+    assert entries(backbones[0]) == {f"llm.{place}.1.{name}" for place in places for name in ("weight", "bias")}
+    backbones[1].load_state_dict(backbones[0].state_dict())
+
+
+def test_what_is_left_out_is_not_saved_as_an_attribute(folders):
+    """Loading writes to the weights, which counts as a change of whatever attribute lists them."""
+    backbone = Backbone(settings_of(folders["t5"], adapt="frozen"))
+    backbone.listed = [backbone.llm.shared.weight]
+    remember(backbone)
+    backbone.load_state_dict(backbone.state_dict())
+    assert changed_since(backbone) == {"in_place": {}, "replaced": {}}
 
 
 def test_a_whole_backbone_is_saved_whole(folders):

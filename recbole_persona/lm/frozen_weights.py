@@ -26,26 +26,24 @@ class FrozenWeights:
         loaded = {key: value for key, value in llm.named_parameters() if key not in missing}
         digest = torch.frombuffer(bytearray(_digest(loaded)), dtype=torch.uint8)
         self.entries = {NAME: torch.frombuffer(bytearray(name.encode()), dtype=torch.uint8), DIGEST: digest}
-        self._loaded = [(value, value.data_ptr(), value._version) for value in loaded.values()]
+        self.parameters = {value: (value.data_ptr(), value._version) for value in loaded.values()}
 
     def leave_out_of(self, module) -> None:
         """Register the hooks on a module that contains the model, once adapters have been put in.
 
         Some adapters (PiSSA, OLoRA) start by changing the weights beside them: those are not left out.
         """
-        same = {id(value) for value, *mark in self._loaded if mark == [value.data_ptr(), value._version]}
-        parameters = module.named_parameters(remove_duplicate=False)
-        self.names = {key for key, value in parameters if id(value) in same}
-        del self._loaded
+        as_loaded = self.parameters.items()
+        self.parameters = {value for value, mark in as_loaded if mark == (value.data_ptr(), value._version)}
         module.register_state_dict_post_hook(self)
         module.register_load_state_dict_pre_hook(self._complete)
 
     def __call__(self, module, state_dict, prefix, _):
-        """The hook of ``state_dict``. What is trained is looked up each time: it may have changed."""
-        trained = {key for key, value in module.named_parameters(remove_duplicate=False) if value.requires_grad}
-        for key in self.names - trained:
-            state_dict.pop(prefix + key, None)
-        state_dict.update({prefix + key: value for key, value in self.entries.items()})
+        """The hook of ``state_dict``. Names and what is trained are looked up each time: both may have changed."""
+        for name, value in module.named_parameters(prefix[:-1], remove_duplicate=False):
+            if value in self.parameters and not value.requires_grad:
+                state_dict.pop(name, None)
+        state_dict.update({prefix + name: value for name, value in self.entries.items()})
 
     def check(self, state_dict, prefix) -> None:
         """Raise UserError for a ``state_dict`` that belongs to another pretrained model."""
@@ -61,14 +59,14 @@ class FrozenWeights:
         self.check(state_dict, prefix)
         partial = state_dict.pop(prefix + DIGEST, None) is not None
         state_dict.pop(prefix + NAME, None)
-        for key, value in module.named_parameters(remove_duplicate=False):
-            if key not in self.names:
+        for name, value in module.named_parameters(prefix[:-1], remove_duplicate=False):
+            if value not in self.parameters:
                 continue
-            given = state_dict.get(prefix + key)
-            if given is not None and not torch.equal(given.to(value), value):
-                self.names.remove(key)
-            elif given is None and partial:
-                state_dict[prefix + key] = value.detach()
+            given = state_dict.get(name)
+            if given is None and partial:
+                state_dict[name] = value.detach()
+            elif given is not None and not torch.equal(given.to(value), value):
+                self.parameters.remove(value)
 
 
 def _digest(tensors) -> bytes:
