@@ -3,12 +3,18 @@
 import pytest
 from recbole.data import create_dataset, data_preparation
 
+from recbole_persona import run
 from recbole_persona.config import Config
 from recbole_persona.data.checks import checked_reading
 from recbole_persona.errors import UserError
+from recbole_persona.runs import RunFolder
 
 ITEMS = [f"i{number}" for number in range(12)]
 PARTS = ("train", "valid", "test")
+SHORT = {
+    "epochs": 1, "embedding_size": 8, "kg_embedding_size": 8, "topk": [3], "metrics": ["NDCG"], "valid_metric": "NDCG@3",
+    "use_gpu": False,
+}  # fmt: skip
 BOTH = {"inter": "*", "kg": "*", "link": "*"}
 
 
@@ -50,6 +56,50 @@ def test_items_that_the_graph_removes_are_no_candidates(tmp_path):
         dataset, _ = dataset_of(data, load_col)
         found.append(set(dataset.field2id_token["item_id"]))
     assert found[0] == found[1] == {"[PAD]", *ITEMS[:10]}
+
+
+def test_item_loaded_or_not_the_users_have_the_same_values(tmp_path):
+    """Two of the twelve items have no link: as rows of ``.item`` they were candidates that nobody could choose."""
+    data, tables = write(tmp_path, linked(range(10))), []
+    for name, load_col in (("without", BOTH), ("with", BOTH | {"item": "*"})):
+        settings = {"data_path": str(data), "load_col": load_col, "run_dir": str(tmp_path / name), **SHORT}
+        result = run("CKE", "tiny", config_dict=settings)["result"]
+        assert result["statistics"]["items"] == 10
+        tables.append(RunFolder(tmp_path / name).per_user())
+    assert len(tables[0]) == 6 and tables[0].equals(tables[1])
+
+
+@pytest.mark.parametrize("ready", [False, True], ids=["one file", "ready-made parts"])
+@pytest.mark.parametrize(
+    "suffix, fault, sentence",
+    [
+        ("kg", ("e3\t", '"e3\t'), r"tiny\.kg, line 5: the head_id begins with a quote .* inside doubled\)\.$"),
+        ("kg", ("\tx2\n", "\tx\t2\n"), r"tiny\.kg, line 4: 4 cells, and the header has 3"),
+        ("link", ("\te4\n", '\t"e4\n'), r"tiny\.link, line 6: the entity_id begins with a quote .* doubled\)\.$"),
+        ("link", ("i4\t", "i4"), r"tiny\.link, line 6: 1 cells, and the header has 2"),
+        ("inter", ("i3\t", '"i3\t'), r"tiny(\.train)?\.inter, line \d+: the item_id begins with a quote"),
+        ("inter", ("i3\t", "i\t3\t"), r"tiny(\.train)?\.inter, line \d+: 4 cells, and the header has 3"),
+    ],
+)
+def test_a_row_that_would_be_lost_is_named(tmp_path, suffix, fault, sentence, ready):
+    data = write(tmp_path, linked(range(12)), ready=ready)
+    file = data / f"tiny/tiny.{'train.inter' if ready and suffix == 'inter' else suffix}"
+    text = file.read_text()
+    assert fault[0] in text
+    file.write_text(text.replace(*fault, 1))
+    with pytest.raises(UserError, match=sentence):
+        dataset_of(data, BOTH, benchmark_filename=list(PARTS) if ready else None)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_row_that_a_ready_made_part_would_lose_is_named(tmp_path, part):
+    data = write(tmp_path, linked(range(12)), ready=True)
+    file = data / f"tiny/tiny.{part}.inter"
+    lines = file.read_text().splitlines()
+    lines[3] = lines[3].replace("\ti", '\t"i')
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=rf"tiny\.{part}\.inter, line 4: the item_id begins with a quote"):
+        dataset_of(data, BOTH, benchmark_filename=list(PARTS))
 
 
 def test_ready_made_splits_with_a_link_to_no_item(tmp_path):
