@@ -94,6 +94,8 @@ def test_any_password(before, after, form, in_query):
     [
         (f"postgresql://me:{CANARY}@{SERVER}/db", f"postgresql+psycopg://me:***@{SERVER}/db failed"),
         (f"postgresql://me@{SERVER}/db?password={CANARY}", rf"postgresql+psycopg://me@{SERVER}/db?*** failed"),
+        (f"postgresql://me%40us:{CANARY}@{SERVER}/db", f"postgresql+psycopg://me%40us:***@{SERVER}/db failed"),
+        (f"sqlite:////dev/null/é@a.db?key={CANARY}", "sqlite:////dev/null/é@a.db?*** failed"),
         (f"postgresql://me:{CANARY}@{SERVER}:x/db", "Cannot read the storage postgresql://***; write sqlite:///FILE"),
         (f"me:{CANARY}@{SERVER}", "Cannot read the storage; write sqlite:///FILE"),
     ],

@@ -3,6 +3,7 @@
 import json
 
 import optuna
+import psutil
 import pytest
 from database_servers import MariaDB, PostgreSQL
 from guesser import Guesser, diary, write_data
@@ -93,6 +94,26 @@ def test_with_workers_too_the_sentence_is_one(server, tmp_path):
     status, _, error = finish(process)
     assert status == 2 and "\n" not in error.strip() and "go on with --resume" in error
     server.start()
+
+
+def test_a_password_is_on_no_screen_in_no_file_and_no_command_line(server, tmp_path, monkeypatch):
+    """PostgreSQL asks this user for none and takes any; MariaDB refuses it."""
+    url = server.url.replace("tester@", "tester:Canary7%40%2F@")
+    monkeypatch.setenv("OPTUNA_STORAGE", url)
+    process = start(tmp_path, trials=4, workers=2, pause=0.3)
+    lines = []
+    if isinstance(server, PostgreSQL):
+        wait_for_steps(tmp_path / "diary", 3)
+        lines = [" ".join(child.cmdline()) for child in psutil.Process(process.pid).children(recursive=True)]
+        assert any("--join" in line for line in lines)
+    status, printed, error = finish(process)
+    shown = server.url.replace("://", f"+{server.driver}://").replace("tester@", "tester:***@")
+    if isinstance(server, PostgreSQL):
+        assert status == 0 and json.loads((tmp_path / "study/study.json").read_text())["storage"] == shown
+    else:
+        assert status == 2 and f"The storage {shown} failed (" in error and "Access denied" in error
+    files = [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in (*lines, printed, error, *files) if "Canary7" in text]
 
 
 def test_optunas_samplers_over_the_server(server, tmp_path):

@@ -62,25 +62,30 @@ def read_url(url: str) -> StorageURL:
     file = None
     if parsed.get_backend_name() == "sqlite":
         if parsed.host or parsed.username or parsed.database in (None, "", ":memory:"):
-            raise UserError(f"The storage {_shown(parsed)} names no file; write {parsed.drivername}:///FILE.")
+            raise UserError(f"The storage {_shown(url, parsed)} names no file; write {parsed.drivername}:///FILE.")
         file = Path(parsed.database)
     else:
         parsed = _with_driver(parsed)
-    return StorageURL(parsed, file, _shown(parsed), tuple(_secrets(url, parsed)))
+    return StorageURL(parsed, file, _shown(url, parsed), tuple(_secrets(url, parsed)))
 
 
 def _is_clear(url, parsed) -> bool:
-    """Whether a password cannot have come into another part: one with an @ that is not encoded ends at this @."""
+    """Whether no part of a password can have come into another part: an @ that is not encoded ends it."""
     if parsed.get_backend_name() == "sqlite":
         return True
     name = _USER_AND_PASSWORD.match(url)
-    rest = f"{parsed.host or ''}/{parsed.database or ''}"
-    return not (name and ("?" in name[0] or re.search(r"[=;&\s]", name["user"]))) and not re.search(r"[@=;&#\s]", rest)
+    if name and ("?" in name[0] or re.search(r"[=;&\s]", name["user"])):
+        return False
+    host_and_database = url[name.end() if name else url.index("://") :].partition("?")[0]
+    return not re.search(r"[@=;&#\s]", host_and_database)
 
 
-def _shown(parsed) -> str:
+def _shown(url, parsed) -> str:
     """The URL without its password; nothing of its query, where a password may stand, whole or in part, in any form."""
-    return parsed.set(query={}).render_as_string(hide_password=True) + ("?***" if parsed.query else "")
+    shown = url.partition("?")[0]
+    if parsed.get_backend_name() != "sqlite" or parsed.password is not None:
+        shown = parsed.set(query={}).render_as_string(hide_password=True)
+    return shown + ("?***" if "?" in url else "")
 
 
 def _secrets(url, parsed):
