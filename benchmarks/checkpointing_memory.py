@@ -26,7 +26,7 @@ def save(folder) -> int:
     """A T5 of t5-small's sizes in a folder; how many parameters it has."""
     model = T5ForConditionalGeneration(T5Config(decoder_start_token_id=0))
     model.save_pretrained(folder)
-    trained_tokenizer(["a text"], (), 100).save_pretrained(folder)
+    trained_tokenizer(["a text"], 100).save_pretrained(folder)
     return model.num_parameters()
 
 

@@ -55,6 +55,7 @@ _CAME_LATER = {
     "item_vectors": False,
     "code_levels": 3,
     "own_symbols": False,
+    "code_symbols": False,
     "text_fields": [],
     "explanation_field": "explanation",
     "feature_field": "feature",
@@ -66,6 +67,7 @@ _CAME_LATER = {
 }
 # What a run had that was written before the setting, where today's default is another one.
 _EARLIER_DEFAULTS = {"fused_adam": False}
+_EARLIER_DEFAULTS_OF_CODES = {"code_symbols": False}  # of models that have item codes
 
 
 class RunFolder:
@@ -189,7 +191,8 @@ class RunFolder:
 
     def _config(self, overrides=None):
         written = self._written()
-        earlier = {key: value for key, value in _EARLIER_DEFAULTS.items() if key not in written}
+        known = _EARLIER_DEFAULTS | (_EARLIER_DEFAULTS_OF_CODES if "item_codes" in written else {})
+        earlier = {key: value for key, value in known.items() if key not in written}
         return Config(
             config_file_list=[str(self.config_file)],
             config_dict={**earlier, **(overrides or {}), "run_dir": str(self.path)},
@@ -289,6 +292,8 @@ def config_hash(config) -> str:
     for key, before in _CAME_LATER.items():
         if values.get(key) == before:
             values.pop(key, None)
+    if str(values.get("backbone")).startswith("scratch:") or values.get("item_codes") == "title":
+        values.pop("code_symbols", None)  # nobody reads it: the tokenizer is made with the symbols, or there are none
     if "longest_answer" in values and values["longest_answer"] is None and "explanation" not in values["tasks"]:
         values["longest_answer"] = 20  # its default once; nobody reads it where no sentence is learned
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]

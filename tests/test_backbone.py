@@ -7,11 +7,11 @@ import pytest
 import torch
 import upstream_models
 from small_pod import epoch_losses, small_pod
-from transformers import BertConfig, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+from tiny_lm import saved_model
+from transformers import BertConfig
 
 from recbole_persona.errors import UserError
 from recbole_persona.lm.backbone import Backbone, reads_then_writes
-from recbole_persona.lm.tokenizers import trained_tokenizer
 
 torch.set_num_threads(1)
 SETTINGS = {
@@ -24,7 +24,6 @@ SETTINGS = {
     "backbone_dropout": 0.0,
     "vocabulary_size": 300,
 }
-TEXTS = [f"user {number} chose <{number}> and liked it very much" for number in range(40)]
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +33,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["t5", "gpt2"])
 def folder(request, tmp_path_factory):
-    """A model with random weights and its tokenizer, saved as Hugging Face models are."""
-    place = tmp_path_factory.mktemp(request.param)
-    tokenizer = trained_tokenizer(TEXTS, [f"<{letter}_{n}>" for letter in "abcd" for n in range(64)], 300)
-    torch.manual_seed(0)
-    if request.param == "t5":
-        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0}
-        made = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes))
-    else:
-        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        made = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=1, **sizes))
-    made.save_pretrained(place)
-    tokenizer.save_pretrained(place)
-    return place
+    return saved_model(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def settings_of(folder, **changes):

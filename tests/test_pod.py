@@ -4,7 +4,7 @@ import pytest
 import torch
 import upstream_models
 from recbole.data.interaction import Interaction
-from small_pod import epoch_losses, small_pod
+from small_pod import epoch_losses, held_out, slow_scores, small_pod
 
 from recbole_persona.config import Config
 from recbole_persona.data.histories import SEEN
@@ -23,38 +23,6 @@ BACKBONES = ["scratch:t5-tiny", "scratch:tiny"]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return upstream_models.write_tiny(tmp_path_factory.mktemp("data"))
-
-
-def held_out(loaders, number=6):
-    return loaders[2]._dataset[torch.arange(number)]
-
-
-def slow_scores(model, rows, task="sequential"):
-    """log p(code) of every item for every row by teacher forcing, one pair at a time, from the text of the prompt."""
-    scores = torch.full((len(rows), model.n_items), -torch.inf, dtype=torch.float64)
-    codes, lengths = model.answers, model.answers.lengths
-    for row in range(len(rows)):
-        one = rows[[row]]
-        written = model.writers[task].write(-1, model._rows(one))
-        context = model.context(one, task)
-        words = model.backbone.embed(written.tokens.values)
-        if model.word_embedding is not None and not (model.every_prefix and task == "sequential"):
-            words = words + model.word_embedding(written.words.values)
-        if model.item_embedding is not None and task == "sequential":
-            ends = model.answers.take(one["item_id_list"][0, : one["item_length"][0]]).offsets[1:] - 1
-            for end, item in zip(ends.tolist(), one["item_id_list"][0].tolist()):
-                words[end] += model.item_embedding.weight[item]
-        prompt = torch.cat([context[0], words]).unsqueeze(0)
-        for item in range(1, model.n_items):
-            code = codes.take(torch.tensor([item])).values
-            if model.is_causal:
-                vectors = torch.cat([prompt, model.backbone.embed(code).unsqueeze(0)], dim=1)
-                logits = model.backbone.llm(inputs_embeds=vectors).logits[0, prompt.shape[1] - 1 : -1]
-            else:
-                logits = model.backbone.llm(inputs_embeds=prompt, labels=code.unsqueeze(0)).logits[0]
-            steps = torch.arange(int(lengths[item]))
-            scores[row, item] = logits.log_softmax(dim=-1)[steps, code].sum()
-    return scores
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from recbole.data import create_dataset, data_preparation
+from tiny_lm import saved_model
 
 from recbole_persona.config import Config
 from recbole_persona.data import planted
+from recbole_persona.lm.sampling import NucleusSampling
 from recbole_persona.lm.sentences import longest_answer
 from recbole_persona.registry import get_model
 from recbole_persona.runs import config_hash
@@ -101,11 +103,61 @@ def test_the_share_that_is_cut_is_said(caplog):
     ]
 
 
-def test_what_is_written_is_at_most_as_long(data):
+def decoded_ids(model, monkeypatch):
+    """A list that the token ids of whatever the model writes from now on are put into."""
+    found, decode = [], model.backbone.tokenizer.batch_decode
+    monkeypatch.setattr(
+        model.backbone.tokenizer, "batch_decode", lambda ids, **how: found.append(ids) or decode(ids, **how)
+    )
+    return found
+
+
+def test_what_is_written_is_at_most_as_long(data, monkeypatch):
     model, loaders = made(data, longest_answer=3)
-    rows = loaders[2]._dataset[torch.arange(4)]
-    lengths = [len(model.backbone.tokens(text)) for text in model.eval().generate(rows)]
-    assert max(lengths) <= 3
+    written = decoded_ids(model, monkeypatch)
+    assert len(model.eval().generate(loaders[2]._dataset[torch.arange(4)])) == 4
+    assert written[0].shape[1] <= 3
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    return saved_model("t5", tmp_path_factory.mktemp("t5"))
+
+
+@pytest.mark.parametrize("backbone", ["scratch:tiny", "scratch:t5-tiny", None])
+def test_no_sentence_holds_a_symbol_of_a_code(data, pretrained, backbone, monkeypatch):
+    """Not even of a model that finds nothing likelier than symbols, by greedy search, by beams, or drawn by chance."""
+    model, loaders = made(data, backbone=backbone or str(pretrained), longest_answer=6)
+    rows, (first, number) = loaders[2]._dataset[torch.arange(4)], (model.backbone.n_tokens, model.backbone.n_symbols)
+    assert (
+        number > 100
+        and torch.isin(model._prompt(rows, "explanation").tokens.values, torch.arange(number) + first).any()
+    )
+    for_symbols = torch.arange(first + number) >= first
+    written = decoded_ids(model, monkeypatch)
+    head = model.eval().backbone.bare.get_output_embeddings()
+    head.register_forward_hook(lambda module, states, logits: logits + 50 * for_symbols)
+    likeliest = model.backbone.bare.generate(**model._inputs(rows, "explanation"), max_new_tokens=2, do_sample=False)
+    assert likeliest.max() >= first
+    model.generate(rows)
+    model.generate(rows, beams=3)
+    model.generate(rows, sampling=NucleusSampling(torch.rand(4, 6)))
+    assert [len(ids) for ids in written] == [4, 4, 4] and all((ids < first).all() for ids in written)
+
+
+@pytest.mark.parametrize("backbone", ["scratch:tiny", None])
+def test_a_text_that_spells_a_code_holds_no_symbol(data, pretrained, backbone, tmp_path):
+    file = data / "small" / "small.inter"
+    (tmp_path / "small").mkdir()
+    for other in (data / "small").iterdir():
+        (tmp_path / "small" / other.name).write_bytes(other.read_bytes())
+    head, *rows = file.read_text().splitlines()
+    place = [cell.partition(":")[0] for cell in head.split("\t")].index("explanation")
+    cells = [row.split("\t") for row in rows]
+    told = ["\t".join([*row[:place], row[place] and f"<a_1> {row[place]} <b_2>", *row[place + 1 :]]) for row in cells]
+    (tmp_path / "small" / "small.inter").write_text("\n".join([head, *told]) + "\n")
+    model, _ = made(tmp_path, backbone=backbone or str(pretrained))
+    assert model.sentences.values.max() < model.backbone.n_tokens <= model.answers.values.min()
 
 
 def test_a_run_that_learns_no_sentence_keeps_its_hash(data):

@@ -5,6 +5,7 @@ import torch
 import transformers
 from hypothesis import strategies as st
 
+from recbole_persona.lm.tokenizers import trained_tokenizer
 from recbole_persona.lm.tree_decoder import read_inputs
 
 VOCABULARY, PAD, END = 40, 0, 1
@@ -112,3 +113,32 @@ def teacher_forced(model, codes, **inputs):
             logits = logits[:, prompt.shape[1] - 1 : -1]
         scores[:, item] = logits.log_softmax(-1).gather(2, code.unsqueeze(2)).sum((1, 2))
     return scores
+
+
+def saved_model(kind, place):
+    """The folder ``place`` with a model of random weights and its tokenizer, saved as Hugging Face models are.
+
+    Args:
+        kind: ``t5`` and ``gpt2`` have one table for what they read and write, ``untied-t5`` and ``llama`` two.
+    """
+    texts = [f"user {number} chose a_{number}> b_1> c_2> d_3> and liked it very much" for number in range(40)]
+    tokenizer = trained_tokenizer(texts, 300)
+    torch.manual_seed(0)
+    kind, tied = kind.removeprefix("untied-"), kind in ("t5", "gpt2")
+    names = {"t5": "T5ForConditionalGeneration", "gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
+    sizes = {
+        "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.0},
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+        "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+    }
+    special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "decoder_start_token_id": 0}
+    config = getattr(transformers, names[kind].partition("For")[0].removesuffix("LMHeadModel") + "Config")
+    # some have more rows than their tokenizer has tokens
+    made = config(vocab_size=len(tokenizer) + 7, tie_word_embeddings=tied, **sizes[kind], **special)
+    made = getattr(transformers, names[kind])(made)
+    if not tied:
+        made.config.tie_word_embeddings = False
+        made.set_output_embeddings(torch.nn.Linear(32, len(tokenizer) + 7, bias=False))
+    made.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    return place

@@ -1,7 +1,7 @@
 """The language model behind a recommender, with its tokenizer: by id or path, or built from scratch.
 
-Everything that a recommender puts in front of text enters as vectors (``inputs_embeds``): no vocabulary grows, no class of
-transformers is derived from.
+Everything that a recommender puts in front of text enters as vectors (``inputs_embeds``), and no class of transformers is
+derived from. The symbols of item codes have ids behind those of all tokens; no text holds them, whatever it says.
 """
 
 import os
@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.lm.added_symbols import add_symbols
 from recbole_persona.lm.frozen_weights import FrozenWeights
 from recbole_persona.lm.ragged import Ragged
 from recbole_persona.lm.tokenizers import trained_tokenizer
@@ -46,31 +47,37 @@ class Backbone(nn.Module):
     Args:
         config: RecBole's.
         texts: iterable of str that a tokenizer from scratch is trained on.
-        words: symbols that are one token each in a tokenizer from scratch.
+        n_symbols: of item codes, besides the tokens of text.
 
     Attributes:
         llm: the model. tokenizer: its tokenizer. is_seq2seq: whether it has an encoder.
         frozen: with ``adapt: lora`` and ``frozen``, what leaves weights that are not trained out of checkpoints; else None.
+        eos, pad, unknown: ids; there may be no ``unknown``.
+        n_symbols: as given. n_tokens: V, how many other tokens the model has; the symbols' ids are V to V + n_symbols - 1.
 
     Raises:
         UserError: a model that is neither cached nor a folder, or of a kind that cannot be used; a tokenizer without an
             end; a value outside of what docs/language_models.md lists.
     """
 
-    def __init__(self, config, texts=(), words=()):
+    def __init__(self, config, texts=(), n_symbols=0):
         super().__init__()
         _check(config)
-        name = config["backbone"]
         self.frozen = None
-        if name.startswith(SCRATCH):
-            self.tokenizer = trained_tokenizer(texts, words, config["vocabulary_size"])
-            self.llm = _from_scratch(name, len(self.tokenizer), config)
+        name, self.n_symbols = config["backbone"], n_symbols
+        from_scratch = name.startswith(SCRATCH)
+        if from_scratch:
+            self.tokenizer = trained_tokenizer(texts, config["vocabulary_size"])
+            self.n_tokens = len(self.tokenizer)
+            self.llm = _from_scratch(name, self.n_tokens + n_symbols, config)
         else:
             self.tokenizer, self.llm, missing = _pretrained(name, config)
+            self.n_tokens = len(self.llm.get_input_embeddings().weight)  # a table may have rows that no token has
             if config["adapt"] != "full":
                 self.frozen = FrozenWeights(self.llm, name, missing)
         self.is_seq2seq = self.llm.config.is_encoder_decoder
         self.eos, self.pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        self.unknown = self.tokenizer.unk_token_id
         if self.eos is None:
             raise UserError(f"The tokenizer of {name} has no token for the end of a text (eos_token).")
         self.pad = self.eos if self.pad is None else self.pad
@@ -80,6 +87,8 @@ class Backbone(nn.Module):
             self.llm.requires_grad_(False)
         if config["adapt"] == "lora":
             self.llm = _with_lora(self.llm, config["lora"])
+        if n_symbols and not from_scratch:
+            add_symbols(self.bare, n_symbols)  # last, for they are trained whatever is frozen
         if self.frozen is not None:
             self.frozen.leave_out_of(self)
 
@@ -134,6 +143,11 @@ class Backbone(nn.Module):
 def token_loss(logits, labels, reduction="mean"):
     """Cross-entropy of logits (B, T, V) on labels (B, T), ``IGNORED`` left out."""
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction=reduction)
+
+
+def takes_symbols(config) -> bool:
+    """Whether symbols of item codes are tokens of the backbone: always of one from scratch, else with ``code_symbols``."""
+    return config["backbone"].startswith(SCRATCH) or config["code_symbols"]
 
 
 def reads_then_writes(config) -> bool:

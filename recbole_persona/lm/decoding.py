@@ -194,7 +194,7 @@ def _over_allowed(decoder, states, beams):
 
 def check_vocabulary(model, trie):
     """UserError for codes that the model has no tokens for."""
-    size, largest = model.get_output_embeddings().weight.shape[0], int(trie.token.max())
+    size, largest = model.get_output_embeddings().out_features, int(trie.token.max())
     if largest >= size:
         raise UserError(f"The items' codes use token {largest}; the model's vocabulary has {size}.")
 

@@ -6,11 +6,12 @@ Systems with Generative Retrieval (TIGER), NeurIPS 2023 (semantic).
 """
 
 from collections import Counter
-from logging import getLogger
+from logging import INFO, WARNING, getLogger
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from scipy.sparse.linalg import svds
 from sklearn.cluster import KMeans, SpectralClustering
 from sklearn.decomposition import TruncatedSVD
@@ -19,6 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from recbole_persona.data.histories import HistoryRows
 from recbole_persona.data.training_part import training_interactions, training_matrix
 from recbole_persona.errors import UserError
+from recbole_persona.lm.ragged import Ragged
 from recbole_persona.lm.tasks import column_texts
 
 BASE = 256  # symbols of one place of a code
@@ -87,6 +89,32 @@ def item_codes(config, dataset):
     if kind == "collaborative":
         return collaborative_codes(met, seed)
     return semantic_codes(semantic_vectors(met, texts, seed), seed, levels, own=own)
+
+
+def code_tokens(codes, backbone) -> Ragged:
+    """Token ids of every item's code, the padding item's empty: symbols of the backbone, or the words of its tokenizer. The
+    log says how many tokens a code takes, and how many of them the tokenizer does not know.
+
+    Args:
+        codes: of :func:`item_codes`.
+        backbone: :class:`~recbole_persona.lm.backbone.Backbone`, with a symbol for each of the codes or with none.
+    """
+    if backbone.n_symbols:
+        symbols = torch.from_numpy(codes.symbols)
+        some = symbols >= 0
+        offsets = torch.nn.functional.pad(some.sum(dim=1).cumsum(0), (1, 0))
+        tokens = Ragged(symbols[some] + backbone.n_tokens, offsets)
+    else:
+        tokens = backbone.ragged(codes.texts)
+    unknown = int((tokens.values == backbone.unknown).sum()) if backbone.unknown is not None else 0
+    lengths = tokens.lengths[1:]
+    getLogger().log(
+        WARNING if unknown else INFO,
+        "item_codes: a code takes %.1f tokens, at most %d; %d of the %d tokens of all codes are unknown to the tokenizer%s.",
+        *(lengths.double().mean(), lengths.max(), unknown, len(tokens.values)),
+        "; code_symbols: True gives each symbol a token of its own" if unknown and codes.words else "",
+    )
+    return tokens
 
 
 def _item_texts(config, dataset):

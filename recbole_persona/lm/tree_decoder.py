@@ -120,7 +120,7 @@ class TreeDecoder:
         Returns:
             (E,) in single precision or better.
         """
-        size = max(1, LOGITS.get(states.device.type, 2**24) // self.head.weight.shape[0])
+        size = max(1, LOGITS.get(states.device.type, 2**24) // self.head.out_features)
         starts = torch.arange(0, len(states) + size, size, device=states.device)
         bounds, found = torch.searchsorted(row, starts).tolist(), []
         for number, chunk in enumerate(states.split(size)):
@@ -132,7 +132,7 @@ class TreeDecoder:
 
     def logits(self, states, tokens):
         """(..., d) states, (U,) tokens -> (..., U) logits of these tokens, without those of others."""
-        if type(self.head) is not nn.Linear:  # an adapter's or a quantised one's rows cannot be taken
+        if type(self.head) is not nn.Linear:  # rows of an adapter's, an extended or a quantised one cannot be taken
             return _single(self.head(states)[..., tokens])
         bias = None if self.head.bias is None else self.head.bias[tokens]
         return _single(nn.functional.linear(states, self.head.weight[tokens], bias))

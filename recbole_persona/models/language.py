@@ -1,7 +1,7 @@
 """What all recommenders with a language model have in common; a subclass says only what the context of a user is.
 
 A row becomes [context; prompt], vectors that the backbone reads, and an answer that it should write: the code of an item,
-or a sentence. Nothing is added to a vocabulary. Settings, formulas and cost: docs/language_models.md.
+or a sentence. Settings, formulas and cost: docs/language_models.md.
 
 Shapes: B rows, P vectors of context, L tokens, d dimensions of the backbone's tokens, I items (padding included).
 """
@@ -21,9 +21,11 @@ from transformers import LogitsProcessorList
 from recbole_persona.data.histories import SEEN
 from recbole_persona.data.texts import text_store
 from recbole_persona.errors import UserError
-from recbole_persona.lm.backbone import IGNORED, Backbone, token_loss
+from recbole_persona.lm.added_symbols import NoSymbols
+from recbole_persona.lm.backbone import IGNORED, Backbone, takes_symbols, token_loss
 from recbole_persona.lm.decoding import beam_search
-from recbole_persona.lm.item_codes import CODES, FIXED_LENGTH, item_codes
+from recbole_persona.lm.item_codes import CODES, FIXED_LENGTH, code_tokens, item_codes
+from recbole_persona.lm.logits_memory import check_logits
 from recbole_persona.lm.ragged import Ragged, concatenated
 from recbole_persona.lm.ranking import score_items
 from recbole_persona.lm.sentences import longest_answer, with_ends
@@ -40,9 +42,9 @@ AT_ONCE = 64  # held-out rows that the backbone reads at a time
 class LanguageRecommender(SequentialRecommender):
     """A language model that recommends and explains.
 
-    Config keys: those of :class:`Backbone`, ``tasks``, ``templates``, ``item_codes``, ``code_field``, ``every_prefix``,
-    ``whole_words``, ``item_vectors``, ``padding_in_loss``, ``explanation_field``, ``longest_answer``, ``rank_by``, ``n_beams``,
-    ``text_beams``.
+    Config keys: those of :class:`Backbone`, ``tasks``, ``templates``, ``item_codes``, ``code_field``, ``code_symbols``,
+    ``every_prefix``, ``whole_words``, ``item_vectors``, ``padding_in_loss``, ``explanation_field``, ``longest_answer``,
+    ``rank_by``, ``n_beams``, ``text_beams``.
 
     Raises:
         UserError: a value outside of what docs/language_models.md lists, a task without its column.
@@ -69,7 +71,8 @@ class LanguageRecommender(SequentialRecommender):
         named = named_texts(dataset, templates)
         shown = [text for texts in named.values() for text in texts]
         spelled = () if codes.words else codes.texts
-        self.backbone = Backbone(config, [*learned, *shown, *spelled, *map(literal_text, templates)], codes.words)
+        n_symbols = len(codes.words) if takes_symbols(config) else 0
+        self.backbone = Backbone(config, [*learned, *shown, *spelled, *map(literal_text, templates)], n_symbols)
         self.is_causal = not self.backbone.is_seq2seq
         self.every_prefix = takes_every_prefix(config)
         if config["padding_in_loss"] and self.is_causal:
@@ -78,7 +81,7 @@ class LanguageRecommender(SequentialRecommender):
             )
         self.unanswered = self.backbone.pad if config["padding_in_loss"] else IGNORED
         pieces = {name: self.backbone.ragged(texts) for name, texts in named.items()}
-        pieces["item"] = self.backbone.ragged(codes.texts)
+        pieces["item"] = code_tokens(codes, self.backbone)
         self.writers = {task: Writer(texts, self.backbone.tokens, pieces) for task, texts in self.templates.items()}
         end = [] if config["item_codes"] in FIXED_LENGTH else [self.backbone.eos]
         self.answers = concatenated([pieces["item"], Ragged.of([[]] + [end] * (self.n_items - 1))])
@@ -163,6 +166,18 @@ class LanguageRecommender(SequentialRecommender):
         labels = labels[:, -(vectors.shape[1] - 1) :].to(vectors.device)  # nothing comes before the first token
         logits = self.backbone.logits(vectors, mask, last=labels.shape[1] + 1)[:, :-1]
         return token_loss(logits, labels)
+
+    def check_training(self, loader):
+        """Called before a run begins: UserError for batches of ``loader`` whose logits take too much memory."""
+        for task, batches in zip(self.tasks, loader.tasks):
+            positions, other = self.trie.longest, "use codes of fewer tokens (code_levels)"
+            if TASKS[task].target == "text":
+                positions, other = self.longest_answer, "longest_answer"
+            elif task == "sequential" and self.every_prefix:
+                positions, other = positions * (1 + int(batches.lengths.max())), "MAX_ITEM_LIST_LENGTH"
+            positions += self.is_causal  # its last token has logits, too
+            rows, tokens = min(batches.step, batches.sample_size), self.backbone.n_tokens + self.backbone.n_symbols
+            check_logits(rows, positions, tokens, self.device, other)
 
     # From rows to vectors
 
@@ -280,7 +295,7 @@ class LanguageRecommender(SequentialRecommender):
 
     @torch.no_grad()
     def generate(self, interaction, task="explanation", *, beams=None, sampling=None) -> list[str]:
-        """The sentence for each row, by beam search.
+        """The sentence for each row, by beam search; it holds no symbol of an item's code.
 
         Args:
             beams: how many; ``text_beams`` when None.
@@ -290,13 +305,14 @@ class LanguageRecommender(SequentialRecommender):
             UserError: a task that the model has not learned, or that is answered with an item.
         """
         self.check_written(task)
+        processors = [NoSymbols(self.backbone.n_tokens), *([sampling] if sampling else [])]
         with _quiet_about_masks():
             made = self.backbone.llm.generate(
                 **self._inputs(interaction, task),
                 max_new_tokens=self.longest_answer,
                 num_beams=1 if sampling else beams or self.text_beams,
                 do_sample=False,
-                logits_processor=LogitsProcessorList([sampling] if sampling else []),
+                logits_processor=LogitsProcessorList(processors),
                 pad_token_id=self.backbone.pad,
                 eos_token_id=self.backbone.eos,
             )

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from logging import getLogger
 from pathlib import Path
@@ -152,13 +153,17 @@ def _run_in(folder, config, resume, tested, callback, trust) -> dict:
             datasets = [loader._dataset for loader in loaders]
             hand_over(config, datasets, partial(load, trust=trust))
             split = split_hash(datasets)
-        if not resume:
-            folder.begin(config, split)  # only now: data that cannot be read leave no run behind
-        elif folder.split() not in (None, split):
+        if resume and folder.split() not in (None, split):
             raise UserError(_changed_data(config, folder, "; start it again with --rerun"))
         logger.info(dataset)
-        folder.write_ids(dataset)
+        given = deepcopy(config)  # a model may change its own
         model = _model(config, datasets[0])
+        if hasattr(model, "check_training"):
+            model.check_training(loaders[0])
+        if not resume:
+            # only now: data that cannot be read, or a model that cannot be made, leave no run behind
+            folder.begin(given, split)
+        folder.write_ids(dataset)
         give_back_memory()  # what a model takes while it is made (a graph of neighbours) can be as large as itself
         logger.info(model)
         n_parameters, n_trainable = parameter_counts(model)
