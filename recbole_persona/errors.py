@@ -17,6 +17,10 @@ class StorageError(UserError):
     """A file that could not be written: the disk is full, or may not be written to."""
 
 
+class Untrusted(UserError):
+    """Settings that came with a file would run code that is not installed here."""
+
+
 class Busy(UserError):
     """A folder that another process is at work in."""
 

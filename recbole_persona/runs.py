@@ -102,6 +102,7 @@ class RunFolder:
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_links()
             lock.acquire()
         except Timeout:
             raise Busy(f"Another process is at work in {self.path}; wait for it or name another --run_dir.") from None
@@ -115,6 +116,15 @@ class RunFolder:
         finally:
             self._remove_leftovers()  # Ctrl-C may come while a file is being written, or its temporary one removed
             lock.release()
+
+    def _refuse_links(self):
+        """What is written into the folder must stay there; links may have come with a folder of somebody else."""
+        written = [self.path / name for name in (".lock", "train.log", "state", "tensorboard", "wandb")]
+        for path in (*written, *self.run_file.parent.glob("*")):
+            if path.is_symlink():
+                raise UserError(
+                    f"{path} is a link, and a run would write where it leads; remove it, or name another --run_dir."
+                )
 
     def _remove_leftovers(self):
         described = (self.config_file, self.run_file, self.ids_file)
@@ -168,7 +178,7 @@ class RunFolder:
                 lets those of its settings do so that have the values given there.
 
         Raises:
-            UserError: no run folder, one that was damaged, or one that would run code and is not trusted.
+            UserError: no run folder, one that was damaged, or one that would run code and is not trusted (Untrusted).
         """
         if trust is True:
             return self._config(overrides)

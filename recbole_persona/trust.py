@@ -4,35 +4,37 @@ Packages that are installed (in site-packages), RecBole, and ours are trusted, a
 imported already: importing it again runs nothing. Nothing is imported to find out.
 """
 
+import json
 import site
 import sys
 import sysconfig
 from collections.abc import Collection, Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import Untrusted
 
-KEYS = ("model", "trust_remote_code", "attn_implementation", "lora", "judge_url")  # whose values can do so
+# Settings that can do so.
+KEYS = ("model", "trust_remote_code", "attn_implementation", "lora", "backbone", "bertscore_encoder", "judge_url")
+_TRUST = "add --trust (in Python trust=True)"
 
 
-def refuse_foreign(source, settings: Mapping, named: Collection[str] = ()) -> None:
+def refuse_foreign(source, settings: Mapping, named: Collection[str] = (), remedy: str = _TRUST) -> None:
     """Refuse settings that would run code which is not installed here.
 
     Args:
         source: the folder or file that the settings come from, for the text of the error.
         settings: values by key.
         named: keys whose values this command gives itself.
+        remedy: what to do about it, for the text of the error.
 
     Raises:
-        UserError: names ``source``, what would run, and ``--trust``.
+        Untrusted: names ``source``, what would run, and the remedy.
     """
     would = [f"{what} ({key})" for key, what in _foreign(settings) if key not in named]
     if would:
-        raise UserError(
-            f"The settings in {source} would {' and '.join(would)}; if you trust whoever wrote them, add --trust "
-            "(in Python trust=True)."
+        raise Untrusted(
+            f"The settings in {source} would {' and '.join(would)}; if you trust whoever wrote them, {remedy}."
         )
 
 
@@ -48,13 +50,23 @@ def _foreign(settings) -> Iterator[tuple[str, str]]:
     attention = settings.get("attn_implementation")
     if isinstance(attention, str) and "/" in attention:  # transformers fetches it
         yield "attn_implementation", f"run the kernel {attention!r}"
-    lora = settings.get("lora")
-    if isinstance(lora, dict) and lora.get("megatron_config"):  # peft imports it
-        yield "lora", f"run the module {lora.get('megatron_core', 'megatron.core')!r}"
-    metrics = settings.get("metrics") or ()
-    judge = settings.get("judge_url")
-    if judge and "judge" in [str(name).lower() for name in ([metrics] if isinstance(metrics, str) else metrics)]:
-        yield "judge_url", f"send texts, and the judge's key, to {urlsplit(str(judge)).hostname}"
+    adapters = {"lora": settings.get("lora")}
+    adapters |= {key: _adapter(settings.get(key)) for key in ("backbone", "bertscore_encoder")}
+    for key, lora in adapters.items():
+        if isinstance(lora, dict) and lora.get("megatron_config"):  # peft imports it
+            yield key, f"run the module {lora.get('megatron_core', 'megatron.core')!r}"
+    metrics, judge = settings.get("metrics"), settings.get("judge_url")
+    if judge and "judge" in [str(name).lower() for name in (metrics if isinstance(metrics, list) else [metrics])]:
+        host = str(judge).partition("://")[2].partition("/")[0].rpartition("@")[2]
+        yield "judge_url", f"send texts, and the judge's key, to {host}"
+
+
+def _adapter(folder):
+    """The settings of peft's adapter in the folder of a pretrained model; None where there is none."""
+    try:
+        return json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, TypeError, ValueError):
+        return None
 
 
 def _is_installed(module: str) -> bool:

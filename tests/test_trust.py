@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import site
 import sys
@@ -189,6 +190,15 @@ def test_other_settings_that_run_code_or_send_texts(place, capsys, settings, nam
     assert "ndcg@3" in capsys.readouterr().out
 
 
+def test_an_adapter_beside_a_backbone_names_no_module(place):
+    (place / "adapter_config.json").write_text(json.dumps({"megatron_config": {"a": 1}, "megatron_core": "megatron.x"}))
+    for key in ("backbone", "bertscore_encoder"):
+        rewrite("run", **{"backbone": "scratch:tiny", key: str(place)}, allow_unknown=True)
+        with pytest.raises(UserError, match=rf"would run the module 'megatron\.x' \({key}\)"):
+            recbole_persona.load("run")
+    recbole_persona.load("run", {"bertscore_encoder": None})
+
+
 def test_a_loaded_run_reports_to_nobody(place):
     rewrite("run", log_wandb=True)
     assert recbole_persona.load("run").config["log_wandb"] is False
@@ -209,6 +219,25 @@ def test_defaults_from_elsewhere_count_as_well(place):
     rewrite("run", dataset=os.path.relpath(place / "aside", folder), data_path=str(folder))
     with pytest.raises(UserError, match=r"trust_remote_code"):
         recbole_persona.load("run")
+
+
+@pytest.mark.parametrize("name", [".lock", "train.log", "state", "state/last.txt"])
+def test_a_run_is_not_continued_through_a_link(place, name):
+    (place / "precious").write_text("kept") if "." in name else shutil.move(place / "run" / name, place / "precious")
+    (place / "run" / name).unlink(missing_ok=True)
+    (place / "run" / name).symlink_to(place / "precious")
+    (place / "run/result.json").unlink()
+    with pytest.raises(UserError, match=rf"{re.escape(name)} is a link"):
+        recbole_persona.run(resume="run")
+    assert "." not in name or (place / "precious").read_text() == "kept"
+
+
+def test_another_module_in_the_folder_of_a_run_is_another_run(place):
+    rewrite("run", model="hostile:Hostile")
+    settings = write_tiny(place) | {"run_dir": "run"}
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        recbole_persona.run("BPR", "tiny", config_dict=settings)
+    assert not (place / "marker").exists()
 
 
 def test_the_run_that_user_vectors_names_is_no_way_round(place):
@@ -252,6 +281,16 @@ def test_a_run_that_somebody_put_into_a_boards_folder_is_not_trusted(place):
     (reranked / "result.json").unlink()
     rows, found = ran(board)
     assert "would run the module 'hostile'" in rows["BPR + MMR"]["failed"][0]["reason"] and found["failed"] == 1
+    assert not (place / "marker").exists()
+
+
+def test_a_search_that_a_board_opens_names_no_module(place):
+    (place / "study").mkdir()
+    (place / "study/study.json").write_text(json.dumps({"best_config": "best.yaml"}))
+    (place / "study/best.yaml").write_text("model: hostile:Hostile\n")
+    board = written(place, [BPR, {"name": "Opened", "study": "study"}], seeds=[1], baseline="BPR")
+    with pytest.raises(UserError, match=r"name it in the row: model: hostile:Hostile, config_files: \[.*best\.yaml\]"):
+        ran(board)
     assert not (place / "marker").exists()
 
 

@@ -11,6 +11,7 @@ from recbole_persona.errors import UserError
 from recbole_persona.runs import read_json
 from recbole_persona.search.space_files import read_space
 from recbole_persona.search.tuning import tune
+from recbole_persona.trust import refuse_foreign
 
 _PASSED = (
     "trials",
@@ -34,7 +35,7 @@ def opened(part: Part, row: Row) -> Row:
     """A row of a finished search with its best settings.
 
     Raises:
-        UserError: the folder holds no finished search for one objective.
+        UserError: the folder holds no finished search for one objective, or a model that is not installed here.
     """
     answer = _answer(row)
     if not answer["best_config"]:
@@ -42,7 +43,10 @@ def opened(part: Part, row: Row) -> Row:
             f"Row {row.name!r}: {row.study} has several objectives; name the file of one point as config_files."
         )
     best = row.study / Path(answer["best_config"]).name
-    return replace(row, model=read_yaml(best).get("model"), files=(best,))
+    settings = read_yaml(best)
+    name = f"name it in the row: model: {settings.get('model')}, config_files: [{best}]"
+    refuse_foreign(best, settings, row.config, name)
+    return replace(row, model=settings.get("model"), files=(best,))
 
 
 def searched(board: Board, part: Part, row: Row, runs: Path, workers: int | None) -> tuple[Row, dict | None]:

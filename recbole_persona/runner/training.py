@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from recbole_persona.config import Config, class_name, read_yaml
 from recbole_persona.data.checks import check_split, checked_reading
-from recbole_persona.errors import UserError
+from recbole_persona.errors import Untrusted, UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
@@ -131,7 +131,11 @@ def _resumed_config(folder, model, dataset, files, settings, trust) -> Config:
 
 
 def _check_same_settings(folder, config):
-    if folder.settings_hash() != config_hash(config):
+    try:
+        same = folder.settings_hash() == config_hash(config)
+    except Untrusted:  # a model that this command does not name
+        same = False
+    if not same:
         raise UserError(
             f"{folder.path} holds a run with other settings; leave them out, name another --run_dir, "
             "or start again with --rerun."
