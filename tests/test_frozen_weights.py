@@ -8,7 +8,7 @@ import pytest
 import torch
 from recbole.quick_start import load_data_and_model
 from safetensors.torch import load_file, save_file
-from test_backbone import TEXTS, settings_of, trainable
+from test_backbone import settings_of, trainable
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import recbole_persona
@@ -31,7 +31,8 @@ LORA = {"r": 2, "target_modules": ["c_attn"]}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """{kind: folder of a model with random weights, 5 to 7 MB}."""
-    tokenizer = trained_tokenizer(TEXTS, [f"<{letter}_{n}>" for letter in "abcd" for n in range(64)], 300)
+    texts = [f"user {number} chose a_{number}> b_1> c_2> d_3> and liked it very much" for number in range(40)]
+    tokenizer = trained_tokenizer(texts, 300)
     torch.manual_seed(0)
     of_t5 = {"d_model": 128, "d_kv": 64, "d_ff": 1024, "num_layers": 2, "num_heads": 2, "dropout_rate": 0.1}
     of_gpt2 = {"n_embd": 160, "n_layer": 4, "n_head": 2, "bos_token_id": 1, "eos_token_id": 1}
@@ -101,7 +102,9 @@ def test_checkpoints_are_a_twentieth_of_the_backbone(adapt, runs, folders):
     assert whole > 4e6 and run.model_file.stat().st_size < 0.05 * whole
     assert sum(file.stat().st_size for file in run.state_file.parent.iterdir()) < 0.05 * whole
     held = set(load_tree(run.model_file)["state_dict"])
-    trained = {name for name, value in load(run.path).model.named_parameters() if value.requires_grad}
+    trained = {
+        name for name, value in load(run.path).model.named_parameters(remove_duplicate=False) if value.requires_grad
+    }
     assert trained < held and {name for name in held if ".llm." in name} == {
         name for name in trained if ".llm." in name
     }
