@@ -20,6 +20,7 @@ FORMS = [
     f"postgresql+psycopg://:{CANARY}@{SERVER}/db",
     f"postgresql://me:pass%40{CANARY}%2F@{SERVER}/db",
     f"postgresql://me:pass@{CANARY}@{SERVER}/db",
+    f"postgresql://me:pass@{CANARY}?a@{SERVER}/db",
     f"postgresql://me:pass/{CANARY}:@{SERVER}/db",
     f"postgresql://me/us:{CANARY}@{SERVER}/db",
     f"postgresql://me:pass?a={CANARY}@{SERVER}/db",
@@ -115,7 +116,7 @@ def test_reasons_are_kept():
     assert hidden(f"{quote('é/x')} {'é/x'!a} bare é/x time", ["é/x", "t"]) == "*** '***' bare *** time"
 
 
-@pytest.mark.parametrize("url", [FORMS[0], FORMS[3], FORMS[9], FORMS[15]])
+@pytest.mark.parametrize("url", [FORMS[0], FORMS[3], FORMS[10], FORMS[16]])
 def test_the_command_line_shows_no_password(url, tmp_path, monkeypatch, capfd):
     pytest.importorskip("psycopg")
     (tmp_path / "search").mkdir()

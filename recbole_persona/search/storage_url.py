@@ -74,10 +74,10 @@ def _is_clear(url, parsed) -> bool:
     if parsed.get_backend_name() == "sqlite":
         return True
     name = _USER_AND_PASSWORD.match(url)
-    if name and ("?" in name[0] or re.search(r"[=;&\s]", name["user"])):
+    rest = url[name.end() if name else url.index("://") :]
+    if name and ("@" in rest or "?" in name[0] or re.search(r"[=;&\s]", name["user"])):
         return False
-    host_and_database = url[name.end() if name else url.index("://") :].partition("?")[0]
-    return not re.search(r"[@=;&#\s]", host_and_database)
+    return not re.search(r"[@=;&#\s]", rest.partition("?")[0])
 
 
 def _shown(url, parsed) -> str:
