@@ -1,6 +1,7 @@
 """Test a finished run again, with its best weights: recbole-persona evaluate --run=DIR [--key=value …].
 
-Settings may change how it is computed (gpu_id, eval_batch_size) or what is measured (metrics, topk); nothing is written.
+Settings may change how it is computed (gpu_id, eval_batch_size) or what is measured (metrics, topk); others are refused.
+Nothing is written.
 """
 
 import json
