@@ -53,7 +53,9 @@ class LanguageRecommender(SequentialRecommender):
     input_type = InputType.POINTWISE  # RecBole adds no negatives
     reads_seen = True  # beams look for what is not in the column SEEN
     reads_fields = ("explanation_field",)
-    reads_when_loaded = ("backbone", "rank_by", "n_beams", "text_beams", "longest_answer")
+    reads_when_loaded = (
+        "backbone", "trust_remote_code", "attn_implementation", "rank_by", "n_beams", "text_beams", "longest_answer",
+    )  # fmt: skip
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
