@@ -56,7 +56,9 @@ def _foreign(settings) -> Iterator[tuple[str, str]]:
         if isinstance(lora, dict) and lora.get("megatron_config"):  # peft imports it
             yield key, f"run the module {lora.get('megatron_core', 'megatron.core')!r}"
     metrics, judge = settings.get("metrics"), settings.get("judge_url")
-    if judge and "judge" in [str(name).lower() for name in (metrics if isinstance(metrics, list) else [metrics])]:
+    if judge and "judge" in [
+        str(name).lower() for name in (metrics if isinstance(metrics, (list, tuple)) else [metrics])
+    ]:
         host = str(judge).partition("://")[2].partition("/")[0].rpartition("@")[2]
         yield "judge_url", f"send texts, and the judge's key, to {host}"
 
