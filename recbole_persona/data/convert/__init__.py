@@ -20,7 +20,7 @@ FORMS = {
     "lastfm": lastfm,
     "split": split,
 }
-VERSION = "recbole_persona.convert/2"  # of the manifest, and of what convert makes from an input
+VERSION = "recbole_persona.convert/3"  # of the manifest, and of what convert makes from an input
 
 
 @dataclass(frozen=True)

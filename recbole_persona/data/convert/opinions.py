@@ -67,7 +67,17 @@ LINKS = frozenset(
 )
 # links that are nouns by their looks: "it sounds warm" is said of the sound
 SENSES = frozenset("feel feels fit fits look looks smell smells sound sounds taste tastes".split())
-SUBJECTS = frozenset("also always and both but it just really still that these they this which".split()) | {""}
+SUBJECTS = frozenset("it that this which".split()) | {""}  # of "sounds"
+PLURAL_SUBJECTS = frozenset("both these they those".split())  # of "sound"
+ADVERBS = frozenset("also always both just really still".split())  # between a subject and a link
+# between a feature and what it belongs to: "the plot of this film", "this film has a plot"
+BELONGING = frozenset("at for from in of on to".split())
+HAVING = frozenset("had has have with".split())
+# "the acting of the cast is": said of the acting, but "most of the acting is" of the acting, too
+PREPOSITIONS = frozenset(
+    "about around at behind between by for from in into like of on over than through to under with".split()
+)
+SHARES = frozenset("all any both each few half lot lots many most much none one part rest some".split())
 # between a link and an opinion: "is not all that warm"
 DEGREES = frozenset(
     """
@@ -107,21 +117,20 @@ FUNCTION_WORDS = (
 # nouns that name no feature of an item but the item, people, times, occasions and amounts
 VAGUE = frozenset(
     """
-    addition advantage advice alternative amazon amount anyone anything area bargain beginner beginners birthday bit
-    bits bonus book books boy boyfriend brand brands brother buck bucks budget business buy buys case cases champ charm
-    child children choice choices christmas combination combo companies company comparison complaint complaints
-    compromise concept condition couple credit customer customers dad daughter day days deal deals decision delivery
-    difference dollar dollars dozen duty end ends everyone everything example exception expectations experience
-    experiences fact family fan fellow few friend friends fun future gadget gift gifts girl girlfriend guy guys half
-    hand hands help home hope hour hours house husband idea ideas improvement investment issue issues item items job
-    jobs kid kids kind lesson life lot luck man men mind minute minutes mistake mom money monkey month months morning
-    musician musicians name need needs news night nothing number one ones opinion option options order orders others
-    pack pair pairs part people person piece pieces place places player players point portion problem problems product
-    products professional purchase purchases question questions reason reasons recommendation replacement reputation
-    rest result results review reviewer reviewers reviews rock room rooms sale second seconds selection seller sellers
-    set sets shape shipping side sister solution somebody someone something son sort spot spots star stars start state
-    step store stores stuff surprise tank task team term thank thanks thing things thought time times tip today tool toy
-    trick try turn type types upgrade use user users uses variety version versions way ways week weeks wife woman women
-    word words work world year years
+    addition advantage advice alternative amazon amount anyone anything area birthday bit bits bonus boy boyfriend
+    brother buck bucks budget business buy buys child children choice choices christmas combination companies
+    company comparison complaint complaints compromise condition couple credit customer customers dad daughter day
+    days deal deals decision delivery difference dollar dollars dozen duty end ends everyone everything example
+    exception expectations experience experiences fact family fan fellow few friend friends fun future gift gifts
+    girl girlfriend guy guys half hand hands help home hope hour hours husband idea ideas improvement issue issues
+    item items job jobs kid kids kind lesson life lot luck man men mind minute minutes mistake mom money month
+    months morning name need needs news night nothing number one ones opinion option options order orders others
+    pack pair pairs part people person piece pieces place places player players point portion problem problems
+    product products professional purchase purchases question questions reason reasons recommendation replacement
+    rest result results review reviewer reviewers reviews sale second seconds selection seller sellers shape
+    shipping side sister solution somebody someone something son sort spot spots star stars start state step store
+    stores stuff surprise task team term thank thanks thing things time times tip today trick try turn type types
+    upgrade use user users uses variety version versions way ways week weeks wife woman women word words work world
+    year years
     """.split()
 )

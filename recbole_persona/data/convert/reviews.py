@@ -6,11 +6,12 @@ to tell nouns from other words, to mine the features, and to choose a sentence o
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from recbole_persona.data.convert import amazon
 from recbole_persona.data.convert import opinions as known
-from recbole_persona.data.convert.lexicon import FEWEST, Remark, Usage, remarks
+from recbole_persona.data.convert.lexicon import FEWEST, Remark, Said, Usage, remarks
 from recbole_persona.data.convert.lines import BadLine, Lines, raw_lines
 from recbole_persona.data.convert.sentences import sentences, words
 from recbole_persona.errors import UserError
@@ -140,16 +141,15 @@ class Chooser:
     """
 
     def __init__(self, read, nouns: str):
-        usage, held = Usage(), Counter()
+        usage = Usage()
         for text in read():
             for sentence in sentences(str(text)):
                 usage.add(words(sentence))
         self.nouns, self.items = usage.nouns(nouns), usage.items()
-        names = usage.names() - known.SENSES  # "it sounds warm" is said of the sound
+        said = Said(self.nouns, usage.names() - known.FUNCTION_WORDS - known.SENSES)
         for text in read():
-            cut = [words(sentence) for sentence in sentences(str(text))]
-            held.update({sentence[remark.place] for sentence in cut for remark in remarks(sentence, self.nouns)})
-        self.features = frozenset(word for word, reviews in held.items() if reviews >= FEWEST and word not in names)
+            said.add([words(sentence) for sentence in sentences(str(text))])
+        self.features, self.senses, self.names = said.features(usage.kinds), said.senses(), said.names
 
     def choose(self, text) -> tuple[str, str] | None:
         """The sentence and its feature; None when no sentence of the review says enough.
@@ -165,36 +165,35 @@ class Chooser:
                 continue
             for remark in remarks(cut, self.nouns):
                 rank = (self.strength(cut, remark), length <= SHORT)
-                if cut[remark.place] in self.features and (rank > best or (found is None and rank == best)):
+                if rank > best or (found is None and rank == best):
                     best, found = rank, (sentence, cut[remark.place])
         return found
 
     def strength(self, cut: list[str], remark: Remark) -> int:
-        """How much a remark explains: 2 to 4, less when it may be of something else; 0 when it says nothing.
+        """How much a remark explains: 2 to 4, less when it may be of something else; 0 when it is of no feature or says nothing.
 
-        A plain remark on an item as a whole ("a great pedal") says nothing, nor does a measure before its noun ("light strings").
+        A plain remark on what the item is used with ("a great guitar") says nothing, nor does a measure before its noun ("light
+        strings").
         """
         described, measured = remark.opinion in known.DESCRIPTIONS, remark.opinion in known.MEASURES
-        if known.OWNERS & set(cut[max(0, remark.place - 3) : remark.place]):
-            return 0  # "my old amp"
-        if remark.form == "adjective" and measured:
+        adjective = remark.form == "adjective"
+        if not self._is_of_feature(cut, remark) or (adjective and measured):
             return 0
-        if cut[remark.place] in self.items:
-            if not described and not (measured and remark.form == "link"):
-                return 0
-            if remark.form == "adjective" and not _is_predicate(cut, remark.place):
-                return 0
+        if cut[remark.place] in self.items and (adjective or not (described or (measured and remark.form == "link"))):
+            return 0
         firm = remark.form in ("link", "sense")
-        strength = FORMS[remark.form] + described
-        told = remark.form == "adjective" and cut[0] == "i"  # what somebody did
-        return strength - (1 if firm else 2) * (told or not known.ELSEWHERE.isdisjoint(cut))
+        told = adjective and cut[0] == "i"  # what somebody did
+        weak = told or not known.ELSEWHERE.isdisjoint(cut)
+        return FORMS[remark.form] + described - weak * (1 if firm else 2)
 
-
-def _is_predicate(cut, place) -> bool:
-    """Whether a phrase that ends at ``place`` is what the sentence says of the item: "it is a sturdy strap", "Sturdy strap"."""
-    at = place - 1
-    while at >= 0 and (
-        cut[at] in known.OPINIONS or cut[at] in known.DEGREES or cut[at] in ("a", "an", "one", "of", "and", ",")
-    ):
-        at -= 1
-    return at < 0 or cut[at] in ("is", "are", "was", "were", "be", "it's", "they're", "that's") or cut[at] in ".:;(-"
+    def _is_of_feature(self, cut, remark) -> bool:
+        word, before = cut[remark.place], cut[max(0, remark.place - 8) : remark.place]
+        if known.OWNERS & set(before[-3:]):
+            return False  # "my old amp"
+        if remark.form == "sense":  # "it sounds warm", "this pedal sounds warm", but not "the actor sounds odd"
+            other = before and before[-1] in self.nouns and before[-1] not in self.names | self.items
+            return word in self.senses and not other
+        # nor "this delay", which is the item, nor "one of the best actors"
+        return (
+            word in self.features and not {"this", "these"} & set(before[-2:]) and ("one", "of") not in pairwise(before)
+        )
