@@ -1,6 +1,7 @@
 """Reviews as explanations: sentences, features, and the sentence of a review that says most of one."""
 
 import gzip
+import importlib.util
 import json
 import os
 import random
@@ -372,6 +373,39 @@ def test_the_command_line_tells_the_way(tmp_path, capsys):
     assert main(["convert", "reviews", str(reviews(tmp_path)), f"--out={tmp_path / 'out'}", "--nouns=patterns"]) == 0
     printed = capsys.readouterr().out
     assert "patterns" in printed and "explained" in printed
+
+
+# --- the sentences that were read
+
+ROOT = Path(__file__).parent.parent
+READ = ROOT / "results/review-sentences.yaml"
+
+
+@pytest.fixture(scope="module")
+def reading():
+    """The module ``docs/explanations.py``."""
+    specification = importlib.util.spec_from_file_location("reading", ROOT / "docs/explanations.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_the_sentences_is_as_its_command_prints_it(reading):
+    sets = reading.judged(READ)
+    assert reading.page(sets) == READ.with_suffix(".md").read_text(encoding="utf-8")
+    for one in sets:
+        assert len(one["read"]) == 40 and all(row["feature"] in words(row["sentence"]) for row in one["read"])
+
+
+def test_a_draw_is_told_by_its_seed_and_waits_for_verdicts(reading, tmp_path):
+    folder = convert("reviews", reviews(tmp_path), tmp_path / "out", "r", nouns="patterns").folder
+    drawn = reading.draw(folder, 5, 1)
+    assert drawn == reading.draw(folder, 5, 1) != reading.draw(folder, 5, 2)
+    assert (
+        drawn["reviews"] == 90 and drawn["features"] == 5 and {row["sentence"] for row in drawn["read"]} <= set(SAYING)
+    )
+    with pytest.raises(SystemExit, match="5 sentences have no verdict"):
+        reading.judged(written(tmp_path / "drawn.yaml", json.dumps([drawn])))
 
 
 # --- the real reviews
