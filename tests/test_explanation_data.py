@@ -251,7 +251,7 @@ def test_reviews_of_other_forms_and_of_items(tmp_path):
 
 
 def test_named_keys_without_rating_and_with_some_times(tmp_path, capsys):
-    rows = [{"who": f"u{n}", "what": f"i{n % 7}", "body": SAYING[n % len(SAYING)]} for n in range(90)]
+    rows = [{"who": n, "what": n % 7, "body": SAYING[n % len(SAYING)]} for n in range(90)]
     rows[3]["when"] = 12
     source = written(tmp_path / "r.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     keys = ["--user=who", "--item=what", "--text=body", "--time=when", "--nouns=patterns"]
@@ -268,6 +268,7 @@ def test_named_keys_without_rating_and_with_some_times(tmp_path, capsys):
         "feature",
     ]
     assert len(cells) == 91 and [row[2] for row in cells[1:6]] == ["", "", "", "12", ""]
+    assert cells[1][:2] == ["0", "0"]  # an id, too
     assert main([*command, *keys, "--rating=stars"]) == 2
     assert "has the key 'stars' that --rating names" in capsys.readouterr().err
     assert main([*command, "--nouns=patterns"]) == 2 and "name their keys with --user" in capsys.readouterr().err

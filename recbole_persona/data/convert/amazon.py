@@ -69,7 +69,7 @@ def describe(items: Path, lines: Lines, tables) -> None:
 
 def ids(review, form) -> tuple[str, str]:
     """The user and the item of a review; BadLine when one is missing."""
-    item = next((review[key] for key in form.items if review.get(key)), None)
+    item = next((review[key] for key in form.items if review.get(key) not in (None, "")), None)  # 0 is an id
     return token_id(review.get(form.user), f"user ({form.user})"), token_id(item, f"item ({form.items[0]})")
 
 
