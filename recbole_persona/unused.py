@@ -140,7 +140,7 @@ def mentions(model_class, pattern: str) -> bool:
         if base.__module__.startswith(("torch.", "builtins", "abc", "typing")):
             continue
         alone = base.__module__ == "recbole.model.abstract_recommender"
-        source = _source(base if alone else inspect.getmodule(base))
+        source = _source(base if alone else sys.modules.get(base.__module__))
         if source is None or re.search(pattern, source):
             return True
     return False
