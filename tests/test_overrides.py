@@ -61,7 +61,9 @@ def test_a_setting_that_does_not_act_is_refused(finished, capsys, use):
         del settings["seed"]  # an option of its own there
     for key, value in settings.items():
         said = refused(capsys, use, f"--run={finished}", *USES[use], **{key: value})
-        assert said.startswith(f"{key} cannot be changed in a finished run; {use} takes ") and "gpu_id" in said
+        elsewhere = (use != "evaluate" and key in NOT_THERE[use]) or key == "valid_metric"
+        why = f"{use} does not use {key}" if elsewhere else f"{key} cannot be changed in a finished run"
+        assert said.startswith(f"{why}; {use} takes ") and "gpu_id" in said
 
 
 def test_a_mistyped_setting_is_named_as_one(finished, capsys):

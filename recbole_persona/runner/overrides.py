@@ -47,7 +47,8 @@ def check_overrides(folder, config, given, use: str) -> None:
     changed = [key for key, value in (given or {}).items() if key not in written or written[key] != literal(value)]
     for key in changed:
         if key not in taken:
-            raise UserError(f"{key} cannot be changed in a finished run; {use} takes {', '.join(sorted(taken))}.")
+            why = f"{use} does not use {key}" if key in _TAKEN["load"] else f"{key} cannot be changed in a finished run"
+            raise UserError(f"{why}; {use} takes {', '.join(sorted(taken, key=str.lower))}.")
     unused = config.unused_keys if changed and use != "load" else {}
     for key in changed:
         if key in unused:
