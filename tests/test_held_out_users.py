@@ -52,12 +52,12 @@ def test_their_histories_are_read_where_they_are_tested():
 @pytest.mark.parametrize("share", [0, 1, 2.5, -0.1, True, "many"])
 def test_what_is_no_share_is_refused(tmp_path, capsys, share):
     settings = write_tiny(tmp_path) | {"held_out_users": share}
-    assert "held_out_users is a share" in refused(capsys, "run", "--model=Pop", "--dataset=tiny", **settings)
+    assert "held_out_users is a share" in refused(capsys, "run", "--model=BPR", "--dataset=tiny", **settings)
 
 
 def test_a_share_that_leaves_nobody_to_train_on_is_refused(tmp_path, capsys):
     settings = write_tiny(tmp_path) | {"held_out_users": 0.99}
-    assert "train" in refused(capsys, "run", "--model=Pop", "--dataset=tiny", **settings)
+    assert "train" in refused(capsys, "run", "--model=BPR", "--dataset=tiny", **settings)
 
 
 def test_peapod_meets_them_by_their_histories(tmp_path):

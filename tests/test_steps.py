@@ -214,7 +214,7 @@ def test_a_state_of_other_settings_is_refused(trained, data, tmp_path):
     trained("BPR", epochs=1, warmup_steps=3)
     trained("BPR", "plain", epochs=1)
     for folder, settings in (("run", {}), ("plain", {"warmup_steps": 3})):
-        with pytest.raises(UserError, match=r"does not fit this trainer \('optimizer\.steps'\)"):
+        with pytest.raises(UserError, match=r"does not fit this trainer .*'optimizer\."):
             make(*upstream_models.stages("BPR")[0], data, tmp_path / folder, **settings)[0].resume()
 
 

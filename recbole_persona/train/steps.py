@@ -14,8 +14,12 @@ _SEVERAL_PASSES = (upstream.KGATTrainer, upstream.MKRTrainer, upstream.RecVAETra
 
 
 def trains_by_steps(config) -> bool:
-    """Whether a setting asks for something else than one step a batch until the last epoch."""
-    asked = config["max_steps"] is not None or config["warmup_steps"] > 0 or config["gradient_accumulation_steps"] > 1
+    """Whether a setting asks for something else than one step a batch until the last epoch.
+
+    A config out of a checkpoint of RecBole has none of these keys.
+    """
+    warmup, accumulation = config["warmup_steps"] or 0, config["gradient_accumulation_steps"] or 1
+    asked = config["max_steps"] is not None or warmup > 0 or accumulation > 1
     return asked and config["MODEL_TYPE"] not in (ModelType.TRADITIONAL, ModelType.DECISIONTREE)
 
 
