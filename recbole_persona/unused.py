@@ -47,7 +47,7 @@ def unused_settings(config) -> dict[str, str]:
             found[key] = ""
     for keys, reason in _reasons(config):
         for key in keys:
-            if str(changed.get(key)) not in ("None", "False", "[0,inf)"):  # which ask for nothing
+            if str(changed.get(key)) not in ("None", "False", "[0,inf)"):  # the setting is off
                 found.setdefault(key, reason)
     return found | _unused_parts(config, changed)
 

@@ -1,5 +1,6 @@
 """States that somebody wrote on purpose, or that were damaged: only data come in, where the model and its trainer have them."""
 
+from contextlib import contextmanager
 from enum import Enum
 from types import SimpleNamespace
 
@@ -201,20 +202,27 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_a_forged_state_is_one_sentence_that_names_the_file(finished, edit):
-    place, again = finished
+@contextmanager
+def edited(place, edit):
+    """The state file of a run with ``edit`` applied to it; afterwards it is as it was."""
     file = place / "state" / "last.safetensors"
     kept = file.read_bytes()
     try:
         state = load_tree(file)
         edit(state)
         save_tree(state, file)
+        yield file
+    finally:
+        file.write_bytes(kept)
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_a_forged_state_is_one_sentence_that_names_the_file(finished, edit):
+    place, again = finished
+    with edited(place, edit) as file:
         trainer = again()
         with pytest.raises(UserError) as refused:
             trainer.resume()
-    finally:
-        file.write_bytes(kept)
     assert str(refused.value).startswith(str(file)) and "\n" not in str(refused.value)
     assert trainer.saved_model_file == str(place / "model.safetensors")
     assert type(trainer.model) is BPR and "forward" not in vars(trainer.model)
@@ -224,19 +232,16 @@ def test_a_forged_state_is_one_sentence_that_names_the_file(finished, edit):
                                   replaced("random", "python", value=[1])])  # fmt: skip
 def test_forged_random_numbers_are_one_sentence(finished, edit):
     place, again = finished
-    file = place / "state" / "last.safetensors"
-    kept = file.read_bytes()
-    try:
-        state = load_tree(file)
+
+    def without_loaders(state):
         state["generators"] = {}  # those of loaders, which are not made here
         edit(state)
-        save_tree(state, file)
+
+    with edited(place, without_loaders):
         trainer = again()
         with pytest.raises(UserError, match=r"last\.safetensors does not fit this trainer"):
             trainer.resume()
             trainer.fit(None)
-    finally:
-        file.write_bytes(kept)
 
 
 def test_a_schedule_takes_over_nothing_new(finished):

@@ -126,7 +126,7 @@ def pretrained(tmp_path_factory):
 
 @pytest.mark.parametrize("backbone", ["scratch:tiny", "scratch:t5-tiny", None])
 def test_no_sentence_holds_a_symbol_of_a_code(data, pretrained, backbone, monkeypatch):
-    """Not even of a model that finds nothing likelier than symbols, by greedy search, by beams, or drawn by chance."""
+    """No sentence holds a symbol, even where symbols have the highest logits: greedy search, beam search and sampling."""
     model, loaders = made(data, backbone=backbone or str(pretrained), longest_answer=6)
     rows, (first, number) = loaders[2]._dataset[torch.arange(4)], (model.backbone.n_tokens, model.backbone.n_symbols)
     assert (

@@ -125,7 +125,7 @@ def _tell_of_pairs_on_both_sides(train, valid, test):
     """Say how many pairs of user and item stand in training and again in validation or test.
 
     By the order of time (``TO``, and so for every sequential model) such a pair is a thing bought or heard again, which
-    had still to come when the model was trained. At random it is a held-out row that the model has learned by heart.
+    had still to come when the model was trained. Under a random split it is a held-out row that the model was trained on.
     """
     known, *held_out = (
         pd.Series(part.inter_feat[part.uid_field].numpy() * part.item_num + part.inter_feat[part.iid_field].numpy())

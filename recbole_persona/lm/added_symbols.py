@@ -25,7 +25,7 @@ class ExtendedEmbedding(nn.Module):
 
     @property
     def weight(self):
-        """(V + n, d), put together anew."""
+        """(V + n, d), concatenated at every access."""
         return torch.cat([self.table.weight, self.added.to(self.table.weight.dtype)])
 
     def forward(self, ids):

@@ -108,7 +108,7 @@ class LanguageRecommender(SequentialRecommender):
             nn.init.zeros_(self.item_embedding.weight)  # an item that is never met is known by its code alone
 
     def _load_from_state_dict(self, state_dict, prefix, *others):
-        """Codes are made anew where a run is read; with another backbone they would differ, too."""
+        """Codes are computed again when a run is loaded; with another backbone they would differ, too."""
         if self.backbone.frozen is not None:
             self.backbone.frozen.check(state_dict, f"{prefix}backbone.")
         if not torch.equal(state_dict.setdefault(f"{prefix}codes", self.codes).cpu(), self.codes.cpu()):
