@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -107,6 +108,11 @@ class Table:
         """One row, a value per column; BadLine when one of them cannot be written."""
         self._file.write("\t".join([cell(value) for cell, value in zip(self._cells, row)]) + "\n")
 
+    def write_columns(self, *columns: list[str]) -> None:
+        """Rows whose cells are written as they are."""
+        if columns[0]:
+            self._file.write("\n".join(map("\t".join, zip(*columns))) + "\n")
+
     def close(self):
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -119,8 +125,8 @@ class Tables:
     def __init__(self, folder: Path, name: str):
         self._folder, self._name = folder, name
         self.files: dict[str, Table] = {}
-        self.users: dict[str, int] = {}  # interactions by id, in the order of their first
-        self.items: dict[str, int] = {}
+        self.users: Counter[str] = Counter()  # interactions by id, in the order of their first
+        self.items: Counter[str] = Counter()
         self.interactions = 0
 
     def open(self, suffix: str, columns: dict[str, str]) -> Table:
@@ -130,9 +136,16 @@ class Tables:
     def interact(self, user: str, item: str, *values, part: str = "inter") -> None:
         """One row of ``.inter``, or of the file of a part (``train.inter``)."""
         self.files[part].write((user, item, *values))
-        self.users[user] = self.users.get(user, 0) + 1
-        self.items[item] = self.items.get(item, 0) + 1
+        self.users[user] += 1
+        self.items[item] += 1
         self.interactions += 1
+
+    def interact_columns(self, users: list[str], items: list[str], *cells: list[str], part: str = "inter") -> None:
+        """Rows of ``.inter`` or of the file of a part; ids as :func:`token_id` gives them, other cells as they are written."""
+        self.users.update(users)
+        self.items.update(items)
+        self.interactions += len(users)
+        self.files[part].write_columns(_quoted(users), _quoted(items), *cells)
 
     @contextmanager
     def describing(self, suffix: str, columns: dict[str, str]):
@@ -153,6 +166,10 @@ class Tables:
         yield write
         for identifier in missing:
             table.write((identifier, *((() if kind == "token_seq" else None) for kind in columns.values())))
+
+
+def _quoted(ids):
+    return list(map(text_cell, ids)) if '"' in "".join(ids) else ids
 
 
 @contextmanager

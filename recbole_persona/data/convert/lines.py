@@ -71,7 +71,7 @@ def raw_lines(path):
         UserError: the file is missing, may not be read, or is a damaged gz file.
     """
     path, number = Path(path), 0
-    with _opened(path) as raw, _progress(path) as bar:
+    with opened(path) as raw, progress(path) as bar:
         lines = gzip.GzipFile(fileobj=raw) if is_gzip(path) else raw
         try:
             for number, line in enumerate(lines, 1):
@@ -94,12 +94,12 @@ def first_line(path, encoding="utf-8") -> str:
 
 
 def is_gzip(path) -> bool:
-    with _opened(Path(path)) as file:
+    with opened(Path(path)) as file:
         return file.read(2) == b"\x1f\x8b"
 
 
 @contextmanager
-def _opened(path):
+def opened(path):
     try:
         file = open(path, "rb")
     except FileNotFoundError:
@@ -112,7 +112,7 @@ def _opened(path):
         yield file
 
 
-def _progress(path):
+def progress(path):
     # disable=None: no bar where the screen is no terminal
     size = os.path.getsize(path)
     return tqdm(total=size, desc=path.name, unit="B", unit_scale=True, file=sys.stderr, leave=False, disable=None)

@@ -8,6 +8,7 @@ import csv
 import re
 from pathlib import Path
 
+from recbole_persona.data.convert import rows
 from recbole_persona.data.convert.atomic import token_id
 from recbole_persona.data.convert.lines import BadLine, Lines, number
 from recbole_persona.errors import UserError
@@ -41,19 +42,19 @@ def convert(source: Path, lines: Lines, tables) -> None:
     form[next(iter(files))](files, lines, tables)
 
 
-def _ratings(lines, tables, path, split, skip=0):
-    def take(text):
-        user, item, rating, time = _cells(split(text), 4)
-        tables.interact(
-            token_id(user, "user"), token_id(item, "item"), number(rating, "rating"), number(time, "timestamp")
-        )
-
+def _ratings(lines, tables, path, separator, header=0, quotes=False):
+    columns = [
+        rows.id_column(0, "user"),
+        rows.id_column(1, "item"),
+        rows.number_column(2, "rating"),
+        rows.number_column(3, "timestamp"),
+    ]
     tables.open("inter", INTER)
-    lines.each(path, take, skip=skip)
+    rows.interact(rows.skipped(rows.read(path, separator, quotes=quotes), header), lines, path, tables, columns, 4)
 
 
 def _ml_100k(files, lines, tables):
-    _ratings(lines, tables, files["u.data"], lambda text: text.split("\t"))
+    _ratings(lines, tables, files["u.data"], "\t")
     genres = {}
 
     def genre(text):
@@ -81,7 +82,7 @@ def _ml_100k(files, lines, tables):
 
 
 def _ml_1m(files, lines, tables):
-    _ratings(lines, tables, files["ratings.dat"], lambda text: text.split("::"))
+    _ratings(lines, tables, files["ratings.dat"], "::")
 
     def user(text):
         identifier, gender, age, occupation, zip_code = _cells(text.split("::"), 5)
@@ -98,7 +99,7 @@ def _ml_1m(files, lines, tables):
 
 
 def _csv(files, lines, tables):
-    _ratings(lines, tables, files["ratings.csv"], _csv_cells, skip=1)
+    _ratings(lines, tables, files["ratings.csv"], ",", header=1, quotes=True)
     if "movies.csv" in files:
         with tables.describing("item", ITEM) as write:
             lines.each(files["movies.csv"], lambda text: write(_movie(_csv_cells(text))), skip=1)
