@@ -133,11 +133,23 @@ class Config(_RecboleConfig):
                 f"{metrics[kinds.index(first)]} needs labelled rows; set mode in eval_args to labeled or uni100."
             )
         # The upstream body takes metrics of one type; the others get a pass of their own (evaluate/passes.py).
+        self._leave_negatives_out()
         self.final_config_dict["metrics"] = [metric for metric, kind in zip(metrics, kinds) if kind == first]
         super()._set_default_parameters()
         self.final_config_dict["metrics"] = metrics
         self._check_passes(metrics, kinds)
         self._find_data()
+
+    def _leave_negatives_out(self):
+        """A sequential model's cross-entropy is over all items, and RecBole's default, one negative, refuses it."""
+        values = self.final_config_dict
+        is_sequential = values["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        if (
+            is_sequential
+            and values.get("loss_type") == "CE"
+            and "train_neg_sample_args" not in self.external_config_dict
+        ):
+            values["train_neg_sample_args"] = None
 
     @property
     def unused_keys(self) -> dict[str, str]:

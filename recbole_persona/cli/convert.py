@@ -10,6 +10,7 @@ import sys
 from recbole_persona.cli.tables import print_table
 
 FORMS = {
+    "csv": "any table: CSV, TSV, other separators, plain or gz, or Parquet; its columns are named",
     "movielens": "a MovieLens folder: ml-100k, ml-1m, ml-10m, or the csv form",
     "amazon": "Amazon reviews, JSON lines, plain or gz: 2014, 2018, 2023",
     "reviews": "the same reviews: of each one sentence that explains, and the feature that it names",
@@ -18,6 +19,7 @@ FORMS = {
     "split": "interactions that come split: a table with the columns user, item, split, or one for each part",
 }
 FILES = {
+    "csv": {"items": "table of items, with the same column of ids", "users": "table of users, likewise"},
     "movielens": {},
     "amazon": {"items": "item metadata, JSON lines"},
     "reviews": {"items": "item metadata, JSON lines"},
@@ -30,6 +32,14 @@ FILES = {
     "lastfm": {"items": "table with a header: artist, name"},
     "split": {"valid": "table of the validation part, INPUT being that of training", "test": "table of the test part"},
 }
+COLUMNS = {
+    "rating": "column of ratings",
+    "time": "column of times: seconds, or ISO dates; a date without a zone is UTC",
+    "keep": "further columns that are written, separated by commas; NAME:token, NAME:float or NAME:token_seq sets the type",
+    "missing-rating": "a row without a rating: refuse (default), drop, or empty (an empty cell)",
+    "separator": "one sign, or tab (default: found from the first line)",
+    "encoding": "of the files (default: utf-8)",
+}  # of a table
 KEYS = ("user", "item", "text", "rating", "time")  # of a review
 
 
@@ -48,6 +58,11 @@ def add_arguments(parser) -> None:
         )
         for name, meaning in FILES[form].items():
             options.add_argument(f"--{name}", metavar="FILE", help=meaning)
+        if form == "csv":
+            for name in ("user", "item"):
+                options.add_argument(f"--{name}", metavar="COLUMN", required=True, help=f"column of {name}s")
+            for name, meaning in COLUMNS.items():
+                options.add_argument(f"--{name}", help=meaning)
         if form == "reviews":
             options.add_argument(
                 "--nouns", help="what tells nouns from other words: wordnet (default where it is installed) or patterns"
@@ -70,6 +85,9 @@ def main(arguments) -> int:
     from recbole_persona.data.convert import convert
 
     files = {key: getattr(arguments, key) for key in (name.replace("-", "_") for name in FILES[arguments.form])}
+    if arguments.form == "csv":
+        files |= {"user": arguments.user, "item": arguments.item}
+        files |= {key: getattr(arguments, key) for key in (name.replace("-", "_") for name in COLUMNS)}
     if arguments.form == "reviews":
         files |= {"nouns": arguments.nouns, "keys": {key: getattr(arguments, key) for key in KEYS}}
     done = convert(arguments.form, arguments.source, arguments.out, arguments.name, arguments.on_error, **files)
@@ -82,8 +100,10 @@ def main(arguments) -> int:
     )
     if done.n_left_out:
         _tell_left_out(done)
-    place = "" if arguments.out == "dataset" else f" --data_path={shlex.quote(arguments.out)}"
-    print(f"train on it: recbole-persona run --model=AMPCF --dataset={shlex.quote(done.folder.name)}{place}")
+    if all("timestamp" not in columns for columns in done.columns.values()):
+        print("no times: a sequential model (SASRec, POD) cannot train on it")
+    settings = shlex.quote(str(done.folder / f"{done.folder.name}.yaml"))
+    print(f"train on it: recbole-persona run --config_files={settings} --model=AMPCF")
     return 0
 
 

@@ -7,12 +7,25 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_persona.data.convert import amazon, lastfm, lexicon, movielens, reviews, sequences, split
+import pandas as pd
+
+from recbole_persona.data.convert import (
+    amazon,
+    lastfm,
+    lexicon,
+    movielens,
+    reviews,
+    run_settings,
+    sequences,
+    split,
+    table,
+)
 from recbole_persona.data.convert.atomic import fingerprint, is_whole, read_manifest, replaced_together
 from recbole_persona.data.convert.lines import Lines
 from recbole_persona.errors import UserError
 
 FORMS = {
+    "csv": table,
     "movielens": movielens,
     "amazon": amazon,
     "reviews": reviews,
@@ -20,7 +33,7 @@ FORMS = {
     "lastfm": lastfm,
     "split": split,
 }
-VERSION = "recbole_persona.convert/3"  # of the manifest, and of what convert makes from an input
+VERSION = "recbole_persona.convert/4"  # of the manifest, and of what convert makes from an input
 
 
 @dataclass(frozen=True)
@@ -48,30 +61,34 @@ class Conversion:
     notes: dict = field(default_factory=dict)
 
 
-def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=None, keys=None, **files) -> Conversion:
+def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=None, keys=None, **options) -> Conversion:
     """Write the atomic files of one data set; do nothing if they stand there already, made from the same input.
 
     Args:
         form: a key of ``FORMS``.
-        source: the folder (movielens) or file to read.
+        source: the folder (movielens) or file to read; for ``csv`` also a DataFrame, which needs a ``name``.
         out: folder of data sets, RecBole's ``data_path``.
         name: of the data set; the name of ``source`` without its endings if None.
         on_error: ``refuse`` (a bad line ends it, nothing is written) or ``keep`` (bad lines are left out and counted).
         nouns: for ``reviews``, what tells nouns from other words: ``wordnet`` or ``patterns``; the first if installed when None.
         keys: for ``reviews``, names of keys by ``user``, ``item``, ``text``, ``rating``, ``time``; else Amazon's.
-        files: further input files, as the ``inputs`` of the form takes them.
+        options: further input files, as the ``inputs`` of the form takes them; for ``csv`` also what ``table.convert`` takes.
 
     Raises:
         UserError: a bad line, a missing or damaged file, a full disk; what stood in the folder is whole.
     """
-    source, module = Path(source), FORMS[form]
-    files = {key: Path(path) for key, path in files.items() if path is not None}
+    module, is_frame = FORMS[form], form == "csv" and isinstance(source, pd.DataFrame)
+    source = source if is_frame else Path(source)
+    options = {key: value for key, value in options.items() if value is not None}
+    settings = {key: options.pop(key) for key in getattr(module, "SETTINGS", ()) if key in options}
+    files = {key: Path(path) for key, path in options.items()}
     if on_error not in ("refuse", "keep"):
         raise UserError(f"--on-error is refuse or keep, not {on_error!r}.")
-    settings = {}
     if form == "reviews":
         keys = {key: name for key, name in (keys or {}).items() if name is not None}
         settings = {"nouns": lexicon.chosen(nouns), **({"keys": keys} if keys else {})}
+    if is_frame and not name:
+        raise UserError("Name the data set that is made of a DataFrame, as name='shop'.")
     name = _checked_name(name or _stem(source))
     folder = Path(out) / name
     inputs = module.inputs(source, **files)
@@ -81,10 +98,15 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
     manifest = {
         "format": VERSION,
         "form": form,
-        "options": {"on_error": on_error, **settings, **{key: path.name for key, path in files.items()}},
+        "options": {
+            "on_error": on_error,
+            "out": str(out),
+            **settings,
+            **{key: path.name for key, path in files.items()},
+        },
         "inputs": [{"file": path.name, **fingerprint(path)} for path in inputs],
     }
-    old = read_manifest(folder, name)
+    old = None if is_frame else read_manifest(folder, name)
     if old and all(old.get(key) == value for key, value in manifest.items()) and is_whole(folder, old):
         return Conversion(folder, **old["result"], fresh=False)
     lines = Lines(on_error == "keep")
@@ -93,7 +115,7 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
         if not tables.interactions:
             why = f" (the first bad line: {lines.left_out[0]})" if lines.left_out else ""
             raise UserError(f"{source} holds no interaction that can be read{why}; nothing was written.")
-        manifest["result"] = {
+        result = manifest["result"] = {
             "users": len(tables.users),
             "items": len(tables.items),
             "interactions": tables.interactions,
@@ -102,6 +124,7 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
             "left_out": lines.left_out,
             **({"notes": notes} if notes else {}),
         }
+        run_settings.write(tables.folder / f"{name}.yaml", name, str(out), result["columns"], form)
     return Conversion(folder, **manifest["result"], fresh=True)
 
 

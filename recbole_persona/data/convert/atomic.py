@@ -123,14 +123,14 @@ class Tables:
     """The atomic files of one data set, and the users and items that occur in its interactions."""
 
     def __init__(self, folder: Path, name: str):
-        self._folder, self._name = folder, name
+        self.folder, self._name = folder, name
         self.files: dict[str, Table] = {}
         self.users: Counter[str] = Counter()  # interactions by id, in the order of their first
         self.items: Counter[str] = Counter()
         self.interactions = 0
 
     def open(self, suffix: str, columns: dict[str, str]) -> Table:
-        self.files[suffix] = Table(self._folder / f"{self._name}.{suffix}", columns)
+        self.files[suffix] = Table(self.folder / f"{self._name}.{suffix}", columns)
         return self.files[suffix]
 
     def interact(self, user: str, item: str, *values, part: str = "inter") -> None:
@@ -190,7 +190,9 @@ def replaced_together(folder: Path, name: str, manifest: dict):
         with lock:
             remove_leftovers(folder)
             old = read_manifest(folder, name)
-            if old is None and any((folder / f"{name}.{suffix}").exists() for suffix in SUFFIXES):
+            written = (old or {"outputs": ()})["outputs"]
+            foreign = any((folder / f"{name}.{suffix}").exists() for suffix in SUFFIXES) if old is None else False
+            if foreign or (f"{name}.yaml" not in written and (folder / f"{name}.yaml").exists()):
                 raise UserError(f"{folder} holds files that convert did not write; choose another --name or --out.")
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
             try:

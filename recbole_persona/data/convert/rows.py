@@ -106,7 +106,7 @@ def interact(batches, lines: Lines, path, tables: Tables, columns: list[Column],
 def _by_columns(batch, columns, width, known) -> list[list[str]] | None:
     """What is written, a list for each column; None when a row is odd."""
     rows = batch.rows
-    if batch.numbers is not None or set(map(len, rows)) != {width}:
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
         return None
     cells = list(zip(*rows))
     try:

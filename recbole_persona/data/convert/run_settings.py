@@ -1,0 +1,34 @@
+"""``NAME.yaml`` beside the atomic files: the settings with which a run reads them."""
+
+from pathlib import Path
+
+import yaml
+
+# What a user wrote, or what is known only after the interaction, and texts that are another name of the item: not loaded
+UNLOADED = {"summary", "review", "helpful", "votes", "verified", "movie_title", "title", "artist_name", "zip_code"}
+
+
+def write(file: Path, name: str, out: str, columns: dict[str, list[str]], form: str) -> None:
+    """Write the settings.
+
+    Args:
+        out: RecBole's ``data_path``.
+        columns: names by suffix.
+    """
+    load, unloaded = {}, []
+    for suffix, names in columns.items():
+        key = suffix.rpartition(".")[2]
+        left_out = set() if form == "csv" else UNLOADED
+        load[key] = [one for one in names if one not in left_out]
+        unloaded += [one for one in names if one in left_out]
+    values = {"data_path": out, "dataset": name, "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id"}
+    inter = load["inter"]
+    values |= {"RATING_FIELD": "rating"} if "rating" in inter else {}
+    values |= {"TIME_FIELD": "timestamp"} if "timestamp" in inter else {}
+    values["load_col"] = load
+    if "train.inter" in columns:
+        values["benchmark_filename"] = ["train", "valid", "test"]
+    text = "# Made by recbole-persona convert, which makes it anew; settings of your own go into another file.\n"
+    if unloaded:
+        text += f"# Not loaded; name in load_col what a model shall read: {', '.join(dict.fromkeys(unloaded))}\n"
+    file.write_text(text + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
