@@ -25,7 +25,10 @@ def test_command_refuses_or_keeps_bad_lines(tmp_path, capsys, monkeypatch):
     assert main(["convert", "sequences", "s.txt", "--on-error=keep"]) == 0
     printed = capsys.readouterr()
     assert "2 bad lines were left out" in printed.err and "line 4:" in printed.err and "line 7:" in printed.err
-    assert "dataset/s" in printed.out and "recbole-persona run --config_files=dataset/s/s.yaml --model=AMPCF\n" in printed.out
+    assert (
+        "dataset/s" in printed.out
+        and "recbole-persona run --config_files=dataset/s/s.yaml --model=AMPCF\n" in printed.out
+    )
     assert main(["convert", "sequences", "s.txt", "--on-error=keep"]) == 0
     printed = capsys.readouterr()
     assert "nothing was done" in printed.out and "2 bad lines" in printed.err
