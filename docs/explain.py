@@ -17,9 +17,10 @@ from recbole_persona.cli.explain import CLOSE
 from recbole_persona.config import shipped
 from recbole_persona.data.titles import item_texts
 from recbole_persona.evaluate.faithfulness import faithfulness
-from recbole_persona.runner.inference import explain, persona_histories
+from recbole_persona.runner.inference import explain
 from recbole_persona.runner.naming import MIN_Z, class_scores, history_parts
 from recbole_persona.runner.people import KnownUsers, active_users
+from recbole_persona.runner.persona_reasons import persona_histories
 from recbole_persona.runner.ranking import top_items
 
 PAGE = Path(__file__).with_suffix(".md")

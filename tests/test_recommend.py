@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +173,7 @@ def test_a_sequential_model_reads_the_history_to_its_end(tiny, tmp_path):
         assert torch.equal(following[field], test[field])
 
     table = recbole_persona.recommend(run_dir, topk=100)
-    assert set(table["user"]) == {f"u{user}" for user in range(1, 30)}
+    assert set(table["user"]) == {f"u{user}" for user in range(30)}
     known = {}
     for user, item, _ in rows_of(tiny / "tiny" / "tiny.inter"):
         known.setdefault(user, []).append(item)
@@ -180,12 +181,50 @@ def test_a_sequential_model_reads_the_history_to_its_end(tiny, tmp_path):
     for user, rows in table.groupby("user"):
         assert not set(rows["item"]) & set(known[user]) and len(rows) == n_items - len(known[user])
 
-    # the same history, brought by somebody new, in the same order
-    new = recbole_persona.recommend(run_dir, history=known["u5"], topk=100)
-    old = table[table["user"] == "u5"]
-    assert list(new["item"]) == list(old["item"]) and np.allclose(new["score"], old["score"], atol=1e-6)
-    with pytest.raises(UserError, match="history of user u0 is too short for GRU4Rec"):
-        recbole_persona.recommend(run_dir, "u0")
+    # the same history, brought by somebody new, in the same order; u0 has one interaction
+    for user in ("u5", "u0"):
+        new = loaded.recommend(history=known[user], topk=100)
+        old = table[table["user"] == user]
+        assert list(new["item"]) == list(old["item"]) and np.allclose(new["score"], old["score"], atol=1e-6)
+
+
+def test_users_without_interactions(tiny, tmp_path, caplog):
+    """A sequential model has nothing to read of them; the others get their answers."""
+    users = ["user_id:token", "nobody", *(f"u{user}" for user in range(30))]
+    (tmp_path / "tiny").mkdir()
+    shutil.copy(tiny / "tiny" / "tiny.inter", tmp_path / "tiny")
+    (tmp_path / "tiny" / "tiny.user").write_text("\n".join(users) + "\n")
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "user": ["user_id"]}
+    loaded = recbole_persona.load(run_tiny("GRU4Rec", tmp_path, tmp_path / "run", load_col=columns, **SEQUENTIAL))
+    table = loaded.recommend(["u1", "nobody", "u0"], topk=3)
+    assert list(table["user"].unique()) == ["u1", "u0"]
+    assert "no interaction for GRU4Rec to read: user 'nobody'" in caplog.text
+    pd.testing.assert_frame_equal(table, loaded.recommend(["u1", "u0"], topk=3))
+    assert list(loaded.score(["u1", "nobody"], "i3")["user"]) == ["u1"]
+    for ask in (loaded.recommend, lambda user: loaded.score(user, "i3")):
+        with pytest.raises(UserError, match="no interaction of user 'nobody' for GRU4Rec to read"):
+            ask("nobody")
+
+
+def test_a_user_who_is_held_out_entirely(tiny, tmp_path):
+    """Whoever has interactions, but none in training, gets what the same history gets."""
+    loaded = recbole_persona.load(run_tiny("AMPCF", tiny, tmp_path, held_out_users=0.3, embedding_size=4))
+    tested = loaded.test_data._dataset.inter_feat["user_id"]
+    held_out, other = loaded.dataset.id2token("user_id", int(tested[0])), "u0"
+    history = [item for user, item, _ in rows_of(tiny / "tiny" / "tiny.inter") if user == held_out]
+    table, new = loaded.recommend([other, held_out], topk=50), loaded.recommend(history=history, topk=50)
+    own = table[table["user"] == held_out].reset_index(drop=True)
+    assert list(own["item"]) == list(new["item"]) and list(own["persona"]) == list(new["persona"])
+    numbers = ["score", "share"]
+    np.testing.assert_allclose(own[numbers], new[numbers], atol=1e-5)
+    pd.testing.assert_frame_equal(table[table["user"] == other], loaded.recommend(other, topk=50))
+    scores = loaded.score([other, held_out], own["item"][0])["score"]
+    assert scores[1] == pytest.approx(own["score"][0], abs=1e-5)
+    assert scores[0] == pytest.approx(loaded.score(other, own["item"][0])["score"][0], abs=1e-6)
+    said, of_history = loaded.explain(held_out, topk=3), loaded.explain(history=history, topk=3)
+    assert [r["because"] for r in said] == [r["because"] for r in of_history] and said[0]["because"]
+    with pytest.raises(UserError, match="learned from the history, after training"):
+        loaded.check_explanations(held_out, [said[0]["item"]])
 
 
 @pytest.mark.parametrize(

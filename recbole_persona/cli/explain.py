@@ -44,19 +44,17 @@ def add_arguments(parser) -> None:
 
 
 def main(arguments) -> int:
-    from recbole_persona.runner.inference import check_explanations, explain
+    from recbole_persona.runner.training import load
 
-    reasons = explain(
-        arguments.run,
+    loaded = load(arguments.run, arguments.settings, arguments.trust, "explain")
+    person = {"history": listed(arguments.history), "skip_unknown": arguments.skip_unknown}
+    reasons = loaded.explain(
         arguments.user,
         arguments.topk,
         listed(arguments.items),
-        history=listed(arguments.history),
-        skip_unknown=arguments.skip_unknown,
         title_field=arguments.title_field,
         class_field=arguments.class_field,
-        config_dict=arguments.settings,
-        trust=arguments.trust,
+        **person,
     )
     if arguments.json:
         print(json.dumps(reasons, indent=1, ensure_ascii=False))
@@ -68,8 +66,7 @@ def main(arguments) -> int:
     show(reasons)
     if arguments.faithfulness:
         items = [reason["item"] for reason in reasons]
-        table = check_explanations(arguments.run, arguments.user, items, arguments.settings, arguments.trust)
-        print_faithfulness(table, part)
+        print_faithfulness(loaded.check_explanations(arguments.user, items, **person), part)
     return 0
 
 

@@ -34,19 +34,17 @@ def add_arguments(parser) -> None:
 
 
 def main(arguments) -> int:
-    from recbole_persona.runner.inference import recommend_batches
+    from recbole_persona.runner.training import load
 
     users = read_users(arguments.users) if arguments.users else listed(arguments.user)
-    batches = recommend_batches(
-        arguments.run,
+    loaded = load(arguments.run, arguments.settings, arguments.trust, "recommend")
+    batches = loaded.recommend_batches(
         users,
         listed(arguments.history),
         arguments.topk,
         mask_history=not arguments.with_seen,
         skip_unknown=arguments.skip_unknown,
         title_field=arguments.title_field,
-        config_dict=arguments.settings,
-        trust=arguments.trust,
     )
     form = arguments.format or ending(arguments.out)
     with opened(arguments.out) as file:

@@ -17,7 +17,7 @@ def explains_by_history(loaded) -> bool:
 
 @torch.no_grad()
 def history_reasons(loaded, people, chosen, heads, texts) -> list[dict]:
-    """The reasons for the first of the people; fields: :func:`recbole_persona.runner.inference.explain`.
+    """The reasons for the first of the people; fields: :meth:`recbole_persona.runner.loaded.Loaded.explain`.
 
     Args:
         chosen, heads: of :func:`recbole_persona.runner.people.items_to_explain`.

@@ -1,11 +1,12 @@
 """Whom a run can recommend to: users of its data set, and a new user who brings a history.
 
-Both answer alike: ``scores(members, seen)`` (B, n_items), ``seen(members)`` (rows, items), and for models that explain
-``pairs(members, items)``, ``explain(members, items) -> Explanation``. ``members`` (B,) are positions among the people,
-items are internal ids.
+All answer alike: ``scores(members, seen)`` (B, n_items), ``predict(members, items)`` (B,), ``seen(members)`` (rows, items),
+and for models that explain ``pairs(members, items)``, ``explain(members, items) -> Explanation``. ``members`` (B,) are
+positions among the people, items are internal ids.
 """
 
 import difflib
+from logging import getLogger
 
 import numpy as np
 import torch
@@ -19,18 +20,23 @@ from recbole_persona.runner.ranking import (
     all_scores,
     history_row,
     is_sequential,
-    last_rows,
+    names_of,
+    pair_scores,
     user_rows,
 )
 
 NEW_USER = "new user"
+FOLDED_AT_ONCE = 1024  # users
 
 
 def find_people(loaded, users=None, history=None, skip_unknown=False):
     """The people that external ids name: known users (all of them if None), or one new user with a history.
 
+    A sequential model has nothing to read of users without an interaction: they are left out, and a warning names them.
+
     Raises:
-        UserError: an unknown id, no id, both users and a history, a model that has nothing for a new user.
+        UserError: an unknown id, no id, both users and a history, a model that has nothing for a new user, nobody but
+            users without an interaction.
     """
     dataset = loaded.dataset
     if history is None:
@@ -40,22 +46,36 @@ def find_people(loaded, users=None, history=None, skip_unknown=False):
             if users is None
             else internal_ids(dataset, dataset.uid_field, dict.fromkeys(users), "user")
         )
-        return KnownUsers(loaded, ids)
+        if is_sequential(loaded):
+            ids = _with_history(loaded, ids)
+        return PersonaUsers(loaded, ids) if hasattr(loaded.model, "fold_in") else KnownUsers(loaded, ids)
     if users is not None:
         raise UserError("Name users or a history, not both.")
     items = internal_ids(dataset, dataset.iid_field, history, "item", skip_unknown)
     if hasattr(loaded.model, "fold_in"):
-        return FoldedUser(loaded, items)
+        return FoldedUsers(loaded, np.array([NEW_USER]), [items])
     if is_sequential(loaded):
         return SequenceUser(loaded, items)
     raise UserError(f"{loaded.config['model']} {ONLY_KNOWN}")
 
 
 def active_users(loaded) -> np.ndarray:
-    """Internal ids of the users with interactions (with a sequence that is long enough, for sequential models)."""
+    """Internal ids of the users with interactions."""
     if is_sequential(loaded):
-        return np.flatnonzero(last_rows(loaded.dataset) >= 0)
-    return np.flatnonzero(np.diff(loaded.dataset.inter_matrix(form="csr").indptr))
+        return np.flatnonzero(loaded.latest.known)
+    return np.flatnonzero(np.diff(loaded.interactions.indptr))
+
+
+def _with_history(loaded, ids):
+    """Those of the users whom a sequential model can read; all if it can read none, which the reading refuses."""
+    known = loaded.latest.known[ids]
+    if known.all() or not known.any():
+        return ids
+    left_out = names_of(loaded.dataset.id2token(loaded.dataset.uid_field, ids[~known]))
+    getLogger().warning(
+        "Left out, as there is no interaction for %s to read: user %s.", loaded.config["model"], left_out
+    )
+    return ids[known]
 
 
 def internal_ids(dataset, field, tokens, what, skip_unknown=False) -> np.ndarray:
@@ -68,11 +88,10 @@ def internal_ids(dataset, field, tokens, what, skip_unknown=False) -> np.ndarray
     tokens = [str(token) for token in tokens]
     unknown = [token for token in tokens if not known.get(token)]  # 0 is padding
     if unknown and not skip_unknown:
-        names = ", ".join(map(repr, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
         examples = list(known)[1:]
         near = difflib.get_close_matches(unknown[0], examples, n=3, cutoff=0.5) if len(examples) < 10**5 else []
         hint = f"near {unknown[0]!r} are {', '.join(near)}" if near else f"it has {', '.join(examples[:3])} …"
-        raise UserError(f"{dataset.dataset_name} has no {what} {names}; {hint}.")
+        raise UserError(f"{dataset.dataset_name} has no {what} {names_of(unknown)}; {hint}.")
     ids = np.array([known[token] for token in tokens if known.get(token)], dtype=np.int64)
     if not len(ids):
         raise UserError(f"No {what} of {dataset.dataset_name} is named; write external ids, separated by commas.")
@@ -126,19 +145,24 @@ class KnownUsers:
 
     Attributes:
         labels: (n,) external ids.
+        folded: whether some were not trained on, and have personas that were learned from their histories afterwards.
     """
+
+    folded = False
 
     def __init__(self, loaded, ids):
         self.loaded, self.ids = loaded, ids
         self.labels = loaded.dataset.id2token(loaded.dataset.uid_field, ids)
-        self._known = loaded.dataset.inter_matrix(form="csr")
 
     def scores(self, members, seen=None):
         return all_scores(self.loaded, user_rows(self.loaded, self.ids[members]), seen)
 
+    def predict(self, members, items):
+        return pair_scores(self.loaded, self.pairs(members, items))
+
     def seen(self, members):
         """Everything that they are known to have interacted with, in any part of the split."""
-        rows, items = self._known[self.ids[members]].nonzero()
+        rows, items = self.loaded.interactions[self.ids[members]].nonzero()
         if is_sequential(self.loaded):  # a data set that comes split has interactions that stand in lists alone
             lists = user_rows(self.loaded, self.ids[members])[self.loaded.dataset.item_id_list_field].numpy()
             listed = lists.nonzero()
@@ -163,13 +187,19 @@ class KnownUsers:
         return self.loaded.model.explain(self.pairs(members, items))
 
 
-class NewUser:
-    """One user who is not in the data set; the history is all that is known."""
+class SequenceUser:
+    """One user who is not in the data set, as a sequential model reads them: the items of the history in their order."""
 
-    labels = np.array([NEW_USER])
+    labels, folded = np.array([NEW_USER]), False
 
     def __init__(self, loaded, items):
         self.loaded, self.items = loaded, items
+
+    def scores(self, members, seen=None):
+        return all_scores(self.loaded, history_row(self.loaded, self.items), seen)
+
+    def predict(self, members, items):
+        return pair_scores(self.loaded, self.pairs(members, items))
 
     def seen(self, members):
         return np.zeros_like(self.items), self.items
@@ -177,34 +207,96 @@ class NewUser:
     def history(self) -> np.ndarray:
         return np.unique(self.items)
 
-
-class SequenceUser(NewUser):
-    """A new user as a sequential model reads them: the items in their order."""
-
-    def scores(self, members, seen=None):
-        return all_scores(self.loaded, history_row(self.loaded, self.items), seen)
-
     def pairs(self, members, items) -> Interaction:
         row = history_row(self.loaded, self.items)
         return history_pairs(self.loaded, row.repeat_interleave(len(members)), items)
 
 
-class FoldedUser(NewUser):
-    """A new user whose personas are learned from the history, the items as they are."""
+class FoldedUsers:
+    """Users that the model was not trained on: their personas are learned from the histories, the items as they are.
 
-    def __init__(self, loaded, items):
-        super().__init__(loaded, np.unique(items))
-        self.personas = loaded.model.fold_in([self.items])  # (1, K, d)
+    Attributes:
+        labels: (n,) external ids.
+        histories: n arrays of items.
+        personas: (n, K, d)
+    """
+
+    folded = True
+
+    def __init__(self, loaded, labels, histories):
+        self.loaded, self.labels = loaded, labels
+        self.histories = [np.unique(items) for items in histories]
+        parts = range(0, len(histories), FOLDED_AT_ONCE)
+        folded = [loaded.model.fold_in(self.histories[start : start + FOLDED_AT_ONCE]) for start in parts]
+        self.personas = torch.cat(folded)
 
     def scores(self, members, seen=None):
-        scores = self.loaded.model.score_all(self.personas)
+        scores = self.loaded.model.score_all(self.personas[torch.as_tensor(members)])
         scores[:, 0] = -torch.inf  # padding
         return scores
+
+    def predict(self, members, items):
+        return self.loaded.model.score_pooled(self.pairs(members, items), self.explain(members, items).pooled)
+
+    def seen(self, members):
+        histories = [self.histories[member] for member in members]
+        return np.repeat(np.arange(len(members)), list(map(len, histories))), np.concatenate(histories)
+
+    def history(self) -> np.ndarray:
+        """The first one's."""
+        return self.histories[0]
 
     def pairs(self, members, items) -> Interaction:
         return Interaction({self.loaded.dataset.iid_field: torch.as_tensor(items)}).to(self.loaded.config["device"])
 
     def explain(self, members, items) -> Explanation:
         items = torch.as_tensor(items).to(self.personas.device)
-        personas = self.personas.expand(len(items), -1, -1)  # (B, K, d)
+        personas = self.personas[torch.as_tensor(members)]  # (B, K, d)
         return Explanation("persona", self.loaded.model.weights_for(personas, items), personas)
+
+
+class PersonaUsers(KnownUsers):
+    """Users of a model that folds in: whoever has interactions but none in training gets personas as a new user does."""
+
+    def __init__(self, loaded, ids):
+        super().__init__(loaded, ids)
+        known = np.diff(loaded.interactions.indptr)[ids] > 0
+        trained = np.isin(ids, loaded.train_data._dataset.inter_feat[loaded.dataset.uid_field].numpy())
+        new = np.flatnonzero(known & ~trained)
+        self.folded = len(new) > 0
+        self._place = np.full(len(ids), -1)  # of each user among the new ones
+        self._place[new] = np.arange(len(new))
+        if self.folded:
+            histories = [loaded.interactions[[user]].indices for user in ids[new]]
+            self._new = FoldedUsers(loaded, self.labels[new], histories)
+
+    def _rows_of_new(self, members):
+        """Rows (R,) of those that are new, and their places (R,) among the new ones."""
+        place = self._place[members]
+        rows = np.flatnonzero(place >= 0)
+        return rows, place[rows]
+
+    def scores(self, members, seen=None):
+        scores = super().scores(members, seen)
+        rows, new = self._rows_of_new(members)
+        if len(rows):
+            scores[torch.as_tensor(rows)] = self._new.scores(new)
+        return scores
+
+    def predict(self, members, items):
+        scores = super().predict(members, items)
+        rows, new = self._rows_of_new(members)
+        if len(rows):
+            scores[torch.as_tensor(rows)] = self._new.predict(new, items[rows])
+        return scores
+
+    def history(self) -> np.ndarray:
+        return self._new.history() if self._place[0] == 0 else super().history()
+
+    def explain(self, members, items) -> Explanation:
+        explanation = super().explain(members, items)
+        rows, new = self._rows_of_new(members)
+        if len(rows):
+            own, places = self._new.explain(new, torch.as_tensor(items).cpu()[rows]), torch.as_tensor(rows)
+            explanation.weights[places], explanation.parts[places] = own.weights, own.parts
+        return explanation

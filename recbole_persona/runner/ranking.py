@@ -1,9 +1,12 @@
 """All items ranked for many users, a batch at a time, by any model."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_persona.data.histories import END, HistoryRows
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.seen import seen_column
 
@@ -20,10 +23,19 @@ def batches(users, n_items, most):
     return [users[start : start + size] for start in range(0, len(users), size)]
 
 
-def search_for(loaded, topk) -> None:
-    """Let a model that finds its items by beams have as many as a list has places."""
-    if hasattr(loaded.model, "n_beams"):
-        loaded.model.n_beams = min(max(loaded.model.n_beams, topk), loaded.dataset.item_num - 1)
+@contextmanager
+def enough_beams(loaded, topk):
+    """Let a model that finds its items by beams have as many as a list has places, until the block ends."""
+    model = loaded.model
+    if not hasattr(model, "n_beams"):
+        yield
+        return
+    own = model.n_beams
+    model.n_beams = min(max(own, topk), loaded.dataset.item_num - 1)
+    try:
+        yield
+    finally:
+        model.n_beams = own
 
 
 def is_sequential(loaded) -> bool:
@@ -39,16 +51,58 @@ def user_rows(loaded, users) -> Interaction:
         users: (B,) internal ids.
 
     Raises:
-        UserError: a user whose history is too short to have a row.
+        UserError: a user without interactions, of whom a sequential model has nothing to read.
     """
     dataset = loaded.dataset
     if not is_sequential(loaded):
         return dataset.join(Interaction({dataset.uid_field: torch.as_tensor(users)}))
-    last = last_rows(dataset)[users]
-    if (last < 0).any():
-        names = dataset.id2token(dataset.uid_field, np.asarray(users)[last < 0])
-        raise UserError(f"The history of user {', '.join(names)} is too short for {loaded.config['model']}.")
-    return loaded.test_data.transform(dataset, next_rows(dataset, dataset[torch.as_tensor(last)]))
+    known = loaded.latest.known[users]
+    if not known.all():
+        without = names_of(dataset.id2token(dataset.uid_field, np.unique(np.asarray(users)[~known])))
+        raise UserError(f"There is no interaction of user {without} for {loaded.config['model']} to read.")
+    return loaded.test_data.transform(dataset, loaded.latest.rows(users))
+
+
+def names_of(tokens) -> str:
+    """Up to ten external ids, in words."""
+    more = f" and {len(tokens) - 10} more" if len(tokens) > 10 else ""
+    return ", ".join(repr(str(one)) for one in tokens[:10]) + more
+
+
+class LatestRows:
+    """What a sequential model reads of the users of a data set: the histories to their ends.
+
+    That is the last row of a user, its target behind its history. A user without a row (one interaction has no history)
+    is read as the row would be: an empty history, and the interaction behind it.
+
+    Attributes:
+        known: (n_users,) whether anything is known of a user.
+    """
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self._last = last_rows(dataset)
+        feat = dataset.inter_feat
+        self._windows = isinstance(feat, HistoryRows)
+        if self._windows:
+            users = feat.histories.flat[dataset.uid_field].numpy()  # in their order
+            self._first = np.searchsorted(users, np.arange(dataset.user_num))
+            end = np.full(dataset.user_num, -1)
+            end[users] = np.arange(len(users))  # of equal users the last
+            has_row = self._last >= 0
+            end[has_row] = feat[END].numpy()[self._last[has_row]]
+            self._last = end
+        self.known = self._last >= 0
+
+    def rows(self, users) -> Interaction:
+        """Rows (B) of known users (B,), by internal ids."""
+        last = torch.as_tensor(self._last[users])
+        if not self._windows:
+            return next_rows(self.dataset, self.dataset[last])
+        histories = self.dataset.inter_feat.histories
+        length = (last - torch.as_tensor(self._first[users])).clamp(max=histories.longest)
+        rows = HistoryRows({END: last, histories.length_field: length}, histories)
+        return next_rows(self.dataset, self.dataset.join(rows.gathered()))
 
 
 def last_rows(dataset) -> np.ndarray:
@@ -101,20 +155,38 @@ def all_scores(loaded, rows, seen=None) -> torch.Tensor:
     model, dataset = loaded.model, loaded.dataset
     if seen is not None and getattr(model, "reads_seen", False):
         rows.update(seen_column(*map(torch.as_tensor, seen), len(rows)))
-    try:
+    with _reading(loaded):
         scores = _scores(model, rows.to(loaded.config["device"]), dataset, loaded.config)
+    scores = scores.view(-1, dataset.item_num)
+    scores[:, 0] = -torch.inf
+    return scores
+
+
+def pair_scores(loaded, pairs) -> torch.Tensor:
+    """(B,) scores of rows with an item each, which are on the model's device.
+
+    Raises:
+        UserError: as :func:`all_scores`.
+    """
+    with _reading(loaded):
+        return loaded.model.predict(pairs).view(-1)
+
+
+@contextmanager
+def _reading(loaded):
+    """A field that the rows lack becomes a sentence."""
+    model, dataset = loaded.config["model"], loaded.dataset
+    try:
+        yield
     except KeyError as error:
         if error.args[0] not in dataset.inter_feat:
             raise
         if error.args[0] == dataset.uid_field:
-            raise UserError(f"{loaded.config['model']} {ONLY_KNOWN}") from None
+            raise UserError(f"{model} {ONLY_KNOWN}") from None
         raise UserError(
-            f"{loaded.config['model']} reads {error} of an interaction, which one that has not happened lacks; "
+            f"{model} reads {error} of an interaction, which one that has not happened lacks; "
             "train it without that column (load_col)."
         ) from None
-    scores = scores.view(-1, dataset.item_num)
-    scores[:, 0] = -torch.inf
-    return scores
 
 
 def _scores(model, rows, dataset, config):

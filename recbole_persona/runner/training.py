@@ -4,12 +4,11 @@ import logging
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import partial
 from logging import getLogger
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from recbole.data import create_dataset, data_preparation
@@ -23,6 +22,7 @@ from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import Untrusted, UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
+from recbole_persona.runner.loaded import Loaded
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.overrides import check_overrides
 from recbole_persona.runner.user_vectors import hand_back, hand_over
@@ -31,17 +31,6 @@ from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.checkpoint import load_model_state
 from recbole_persona.train.steps import check_steps
 from recbole_persona.upstream.files import load_tree
-
-
-class Loaded(NamedTuple):
-    """A finished run in memory; as a tuple it is what RecBole's ``load_data_and_model`` returns."""
-
-    config: Config
-    model: Any
-    dataset: Any
-    train_data: Any
-    valid_data: Any
-    test_data: Any
 
 
 def run(
@@ -270,6 +259,9 @@ def parameter_counts(model) -> tuple[int, int]:
 def load(run_dir, config_dict=None, trust=False, use="load", *, unfinished=False) -> Loaded:
     """A finished run: its data rebuilt from its config, its model with the best weights, in evaluation mode.
 
+    It answers any number of calls (:class:`~recbole_persona.runner.loaded.Loaded`), and unpacks as what RecBole's
+    ``load_data_and_model`` returns.
+
     Args:
         run_dir: folder of a complete run.
         config_dict: settings to change, such as ``gpu_id`` or ``eval_batch_size``.
@@ -298,7 +290,11 @@ def load(run_dir, config_dict=None, trust=False, use="load", *, unfinished=False
     if so_far:
         text = "The run in %s is not complete: these are its best weights so far, of epoch %s."
         getLogger().warning(text, folder.path, load_tree(file)["epoch"])
-    return Loaded(config, model, dataset, *loaders)
+    loaded = Loaded(config, model, dataset, *loaders)
+    if use == "load":  # a file that cannot be read is a mistake only where titles are shown
+        with suppress(UserError):
+            loaded.texts()
+    return loaded
 
 
 def load_data(run_dir, config_dict=None, trust=False, use="load", *, unfinished=False):
