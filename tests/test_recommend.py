@@ -282,6 +282,35 @@ def test_files_of_users(text, tmp_path):
     assert read_users(file) == ["196", "186"]
 
 
+def test_ids_with_commas(tmp_path, capsys):
+    """In a list of ids, in files, and in the columns of a command's answer."""
+    names = ['Smith, "J."', "u2", "Ørsted,H"]
+    (tmp_path / "tiny").mkdir()
+    lines = [f"{name}\tx,{3 * n + item}\t{item}" for n, name in enumerate(names) for item in range(6)]
+    lines = ["user_id:token\titem_id:token\ttimestamp:float", *lines]
+    (tmp_path / "tiny" / "tiny.inter").write_text("\n".join(lines) + "\n")
+    run_dir = run_tiny("AMPCF", tmp_path, tmp_path / "run", embedding_size=4)
+    ask = ["recommend", f"--run={run_dir}", "--topk=1", "--format=jsonl"]
+
+    def users():
+        return [json.loads(line)["user"] for line in capsys.readouterr().out.splitlines()]
+
+    assert main([*ask, '--user="Smith, ""J.""",Ørsted,H']) == 2
+    assert "no user 'Ørsted', 'H'" in capsys.readouterr().err
+    assert main([*ask, '--user="Smith, ""J.""", "Ørsted,H"']) == 0
+    assert users() == [names[0], names[2]]
+    file = tmp_path / "users"
+    for text in ('user_id\n"Smith, ""J."""\n"Ørsted,H",30\n', 'user\tage\nSmith, "J."\t1\nØrsted,H\t2\n'):
+        file.write_text(text)
+        assert main([*ask, f"--users={file}"]) == 0
+        assert users() == [names[0], names[2]]
+    assert main([*ask, '--history="x,1","x,2"']) == 0
+    assert main(["explain", f"--run={run_dir}", "--user=Ørsted,H", '--items="x,7","x,1"', "--json"]) == 0
+    assert [reason["item"] for reason in json.loads(capsys.readouterr().out.partition("\n")[2])] == ["x,7", "x,1"]
+    assert main([*ask, '--user="Smith, J.']) == 2
+    assert "an id with a comma stands in double quotes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"), [(b"", "names no user"), (b"user_id\n", "names no user"), (b"\xff\xfe1", "UTF-8")]
 )

@@ -3,7 +3,8 @@
 Prints the personas of a user, and for every recommendation the persona that speaks for it and the history that this
 persona attends to most; of a run of UserEncoder or DIN, the items of the history that carry each recommendation; of one
 of PeaPOD, the similar users that it listens to, and which of them chose the item.
---items explains named items in place of the best, --history a new user.
+--items explains named items in place of the best, --history a new user. In these lists an id with a comma stands in double
+quotes, as in CSV; --user is one id as it is.
 """
 
 import json

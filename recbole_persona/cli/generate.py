@@ -2,6 +2,7 @@
 
 For pairs that are named (--user and --item, or --pairs), or for the rows of a part of the split, whose references stand beside
 what is written. --out writes JSON lines as they are made, --resume goes on with them. The same settings give the same text.
+In a list of ids, one with a comma stands in double quotes, as in CSV: --user='"Smith, J.",186'.
 """
 
 from recbole_persona.cli.recommend import listed

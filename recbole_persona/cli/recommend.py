@@ -1,16 +1,18 @@
 """Top items of a finished run: recbole-persona recommend --run=DIR --user=196,186 [--topk=10] [--key=value …].
 
 For users of the data set (--user, --users, --all) everything they are known to have interacted with is left out. A new
-user is a list of items, --history=50,181,172: AMPCF learns personas from it, sequential models read it.
+user is a list of items, --history=50,181,172: AMPCF learns personas from it, sequential models read it. An id with a comma
+stands in double quotes, as in CSV: --user='"Smith, J.",186'.
 """
 
+import csv
 import json
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 from recbole_persona.cli.tables import add_run
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, one_sentence
 
 takes_settings = True
 FORMATS = ("table", "csv", "jsonl")
@@ -59,19 +61,45 @@ def main(arguments) -> int:
 
 
 def listed(text: str | None) -> list[str] | None:
-    """``"196, 186"`` as its parts."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    """``"196, 186"`` as its parts; a part with a comma stands in double quotes: ``'"Smith, J.",186'``, as in CSV.
+
+    Raises:
+        UserError: a quote that is not closed, or something behind one.
+    """
+    return None if text is None else [part for part in _cells(text, repr(text)) if part]
+
+
+def _cells(line, where) -> list[str]:
+    """The cells of one line of CSV."""
+    try:
+        rows = list(csv.reader([line], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"Cannot read {where} ({one_sentence(error).rstrip('.')}); an id with a comma stands in double quotes, "
+            "and a quote within these is written twice."
+        ) from None
+    return [cell.strip() for row in rows for cell in row]
 
 
 def read_users(file) -> list[str]:
-    """The first column (up to a tab or comma) of every line, without a head line such as ``user_id:token``."""
+    """The first column of a file, without a head line such as ``user_id:token``.
+
+    Columns end at tabs where the first line has any, else at commas; there, an id with a comma stands in double quotes.
+
+    Raises:
+        UserError: no such file, a file that is no text, or one without an id.
+    """
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"There is no file of users {file}.") from None
     except UnicodeDecodeError:
         raise UserError(f"{file} is not a text file in UTF-8.") from None
-    users = [line.replace("\t", ",").partition(",")[0].strip() for line in lines]
+    lines = [line for line in lines if line.strip()]
+    if lines and "\t" in lines[0]:
+        users = [line.partition("\t")[0].strip() for line in lines]
+    else:
+        users = [_cells(line, f"{line!r} in {file}")[0] for line in lines]
     users = [user for user in users if user]
     if users and users[0].partition(":")[0].lower() in ("user", "user_id", "userid", "uid"):
         users = users[1:]
