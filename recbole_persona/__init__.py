@@ -22,7 +22,7 @@ _config.install()
 
 from recbole_persona.version import __version__  # noqa: E402
 
-_API = ("explain", "generate", "leaderboard", "load", "recommend", "run", "tune")
+_API = ("explain", "export", "generate", "leaderboard", "load", "recommend", "run", "tune")
 __all__ = [*_API, "__version__"]
 
 

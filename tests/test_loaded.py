@@ -1,7 +1,10 @@
 """A loaded run: many calls, the answers of the commands, and nothing read twice."""
 
+import json
 import shutil
+import sys
 
+import faiss
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +12,14 @@ import torch
 from conformance import write_data
 
 import recbole_persona
+from recbole_persona.cli import main
 from recbole_persona.errors import UserError
 
 torch.set_num_threads(1)
 MODELS = {
     "AMPCF": {"embedding_size": 8},
     "BPR": {"embedding_size": 8},
+    "LightGCN": {"embedding_size": 8},
     "SASRec": {"train_neg_sample_args": None, "hidden_size": 8, "inner_size": 8, "n_layers": 1},
     "UserEncoder": {"embedding_size": 8},
     "PeaPOD": {
@@ -59,7 +64,7 @@ def runs(place):
     return Runs()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["BPR", "SASRec", *EXPLAINS])
 def test_calls_read_nothing_and_give_what_the_commands_give(model, runs, place, tmp_path, capfd):
     run_dir, wide = runs[model], {"topk": 8}
     capfd.readouterr()
@@ -128,3 +133,82 @@ def test_scores(model, runs):
 def test_mistakes(arguments, sentence, runs):
     with pytest.raises(UserError, match=sentence):
         recbole_persona.load(runs["BPR"]).score(**arguments)
+
+
+# Vectors
+
+
+@pytest.mark.parametrize("model", ["BPR", "LightGCN", "SASRec", "UserEncoder"])
+def test_exported_vectors_make_the_scores(model, runs, tmp_path):
+    loaded = recbole_persona.load(runs[model])
+    files = loaded.export(tmp_path / "out")
+    assert [file.name for file in files] == ["about.json", "items.faiss", "vectors.npz"]
+    assert sorted(tmp_path.rglob("*")) == sorted([tmp_path / "out", *files])
+    about = json.loads((tmp_path / "out/about.json").read_text(encoding="utf-8"))
+    assert about["model"] == model and about["score"] == "user . item" and about["personas"] is None
+    with np.load(tmp_path / "out/vectors.npz", allow_pickle=False) as arrays:
+        user_ids, users, item_ids, items = (
+            arrays[name] for name in ("user_ids", "user_vectors", "item_ids", "item_vectors")
+        )
+        assert users.dtype == items.dtype == np.float32 and "persona_vectors" not in arrays
+    assert set(user_ids) == {f"u{n}" for n in range(40)} and set(item_ids) == {f"i{n}" for n in range(60)}
+    for user in ("u3", "u17"):
+        own = users[list(user_ids).index(user)]
+        scores = loaded.score(user, list(item_ids))["score"]
+        np.testing.assert_allclose(items @ own, scores, rtol=1e-4, atol=1e-5)
+        index = faiss.read_index(str(tmp_path / "out/items.faiss"))
+        found = item_ids[index.search(own[None], 7)[1][0]]
+        assert list(found) == list(loaded.recommend(user, topk=7, mask_history=False)["item"])
+
+
+def test_exported_personas(runs, tmp_path, capsys):
+    run_dir = runs["AMPCF"]
+    assert main(["export", f"--run={run_dir}", f"--out={tmp_path / 'out'}"]) == 0
+    names = ["about.json", "items.faiss", "vectors.npz"]
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "out" / name) for name in names]
+    loaded = recbole_persona.load(run_dir)
+    with np.load(tmp_path / "out/vectors.npz", allow_pickle=False) as arrays:
+        found = dict(arrays)
+    personas = found["persona_vectors"][list(found["user_ids"]).index("u3")]  # (K, d)
+    every = personas @ found["item_vectors"].T + found["item_bias"]  # (K, I)
+    reasons = loaded.explain("u3", items=["i4", "i50"])
+    for reason in reasons:
+        own = every[:, list(found["item_ids"]).index(reason["item"])]
+        weights = [persona["weight"] for persona in reason["personas"]]
+        assert reason["score"] == pytest.approx(float(weights @ own), abs=1e-5)
+    index = faiss.read_index(str(tmp_path / "out/items.faiss"))
+    asked = np.concatenate([personas, np.ones((len(personas), 1), np.float32)], axis=1)
+    np.testing.assert_allclose(index.search(asked, 3)[0], np.sort(every)[:, :-4:-1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["AMPCF", "SASRec"])
+def test_parquet(model, runs, tmp_path):
+    pytest.importorskip("pyarrow")
+    loaded = recbole_persona.load(runs[model])
+    loaded.export(tmp_path / "npz")
+    loaded.export(tmp_path / "parquet", "parquet")
+    users, items = (pd.read_parquet(tmp_path / f"parquet/{name}.parquet") for name in ("users", "items"))
+    with np.load(tmp_path / "npz/vectors.npz", allow_pickle=False) as arrays:
+        assert list(users["user_id"]) == list(arrays["user_ids"]) and list(items["item_id"]) == list(arrays["item_ids"])
+        assert np.array_equal(np.stack(users["vector"]), arrays["user_vectors"])
+        assert np.array_equal(np.stack(items["vector"]), arrays["item_vectors"])
+        assert users["vector"][0].dtype == np.float32
+        if model == "AMPCF":
+            assert np.array_equal(items["bias"], arrays["item_bias"])
+            assert np.array_equal(np.stack(users["personas"].map(np.stack)), arrays["persona_vectors"])
+
+
+def test_what_cannot_be_exported(runs, tmp_path, monkeypatch):
+    loaded = recbole_persona.load(runs["BPR"])
+    with pytest.raises(UserError, match="format is one of npz, parquet, not 'csv'"):
+        loaded.export(tmp_path / "out", "csv")
+    with pytest.raises(UserError, match="PeaPOD has no vectors of users"):
+        recbole_persona.export(runs["PeaPOD"], tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"pip install recbole_persona\[parquet\]"):
+        loaded.export(tmp_path / "out", "parquet")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert [file.name for file in loaded.export(tmp_path / "out")] == ["about.json", "vectors.npz"]
+    with pytest.raises(UserError, match="is there already"):
+        loaded.export(tmp_path / "out")

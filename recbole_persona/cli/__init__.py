@@ -19,6 +19,7 @@ COMMANDS = {
     "recommend": "top items for users of a finished run, or for a new history",
     "explain": "say why: the persona and the history behind each recommendation",
     "generate": "sentences of a finished run, for pairs of users and items or for held-out rows",
+    "export": "vectors of users, items and personas, for other programs",
     "tune": "search for the best settings",
     "leaderboard": "compare models under one protocol, with statistics, on a page",
     "convert": "make atomic files from MovieLens, Amazon and sequence files",

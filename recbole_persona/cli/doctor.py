@@ -6,7 +6,8 @@ import platform
 from recbole_persona.cli.tables import print_table
 
 EXTRAS = {
-    "faiss": ("faiss", "NCL, nearest neighbours"),
+    "faiss": ("faiss", "NCL, nearest neighbours, indexes of exported items"),
+    "pyarrow": ("parquet", "vectors in Parquet"),
     "cornac": ("cornac", "user_vectors: bivae"),
     "lightgbm": ("trees", "RecBole's LightGBM"),
     "xgboost": ("trees", "RecBole's XGBoost"),

@@ -1,5 +1,7 @@
 """From the folder of a finished run to recommendations for people, and to the reasons: ``load``, and one call."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from recbole_persona.runner.training import load
@@ -32,3 +34,17 @@ def explain(run_dir, user=None, topk=10, items=None, *, config_dict=None, trust=
         UserError: an unknown user or item, or a model that does not explain.
     """
     return load(run_dir, config_dict, trust, "explain").explain(user, topk, items, **options)
+
+
+def export(run_dir, out, form="npz", *, config_dict=None, trust=False) -> list[Path]:
+    """Write the vectors of a run into a new folder: :meth:`recbole_persona.runner.loaded.Loaded.export`.
+
+    Args:
+        run_dir: folder of a run of a model that has vectors of users and items.
+        out, form: as for the method.
+        config_dict, trust: as for :func:`recommend`.
+
+    Raises:
+        UserError: a model without vectors, a folder with files, pyarrow is missing.
+    """
+    return load(run_dir, config_dict, trust, "export").export(out, form)

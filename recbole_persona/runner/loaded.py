@@ -5,6 +5,7 @@ Ids are external ones, those of the files.
 
 import sys
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from recbole_persona.config import Config
 from recbole_persona.data.titles import ItemTexts, item_texts
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.faithfulness import faithfulness
+from recbole_persona.runner.export import export_vectors
 from recbole_persona.runner.history_reasons import explains_by_history, history_reasons
 from recbole_persona.runner.neighbour_reasons import explains_by_neighbours, neighbour_reasons
 from recbole_persona.runner.people import find_people, internal_ids, items_to_explain
@@ -235,6 +237,21 @@ class Loaded(_LoadedRun):
         scores = [people.predict(members[part], items[part]).double().cpu().numpy() for part in parts]
         tokens = self.dataset.id2token(self.dataset.iid_field, items)
         return pd.DataFrame({"user": people.labels[members], "item": tokens, "score": np.concatenate(scores)})
+
+    def export(self, out, form="npz") -> list[Path]:
+        """Write the vectors of users, items and personas into a new folder: :func:`recbole_persona.runner.export.export_vectors`.
+
+        Args:
+            out: a folder that does not exist or is empty.
+            form: ``npz`` or ``parquet``.
+
+        Returns:
+            The files.
+
+        Raises:
+            UserError: a model without vectors, a folder with files, pyarrow is missing.
+        """
+        return export_vectors(self, out, form)
 
     def _one_person(self, user, history, skip_unknown):
         if (user is None) == (history is None):

@@ -17,6 +17,7 @@ _MEASURED = (
 _TAKEN = {
     "recommend": ("eval_batch_size",),
     "explain": ("eval_batch_size",),
+    "export": ("eval_batch_size",),
     "generate": _TEXTS,
     "evaluate": ("eval_batch_size", *_LOGS, *_TEXTS, *_MEASURED),
     "load": (
@@ -37,7 +38,7 @@ def check_overrides(folder, config, given, use: str) -> None:
         config: its config with ``given`` on top.
         given: settings to change; a value that the run has already passes. A model names those that it reads whenever it
             is made in ``reads_when_loaded``.
-        use: ``recommend, explain, generate, evaluate``, or ``load`` for what can act anywhere.
+        use: ``recommend, explain, export, generate, evaluate``, or ``load`` for what can act anywhere.
 
     Raises:
         UserError: the first setting that does not act.

@@ -276,6 +276,14 @@ class PersonaUsers(KnownUsers):
         rows = np.flatnonzero(place >= 0)
         return rows, place[rows]
 
+    def personas(self) -> torch.Tensor:
+        """(n, K, d)"""
+        personas = self.loaded.model.personas(torch.as_tensor(self.ids).to(self.loaded.config["device"])).clone()
+        rows, new = self._rows_of_new(np.arange(len(self.ids)))
+        if len(rows):
+            personas[torch.as_tensor(rows)] = self._new.personas[torch.as_tensor(new)]
+        return personas
+
     def scores(self, members, seen=None):
         scores = super().scores(members, seen)
         rows, new = self._rows_of_new(members)

@@ -11,7 +11,7 @@ from torch import nn
 from recbole_persona.data.training_part import training_interactions
 from recbole_persona.errors import UserError
 from recbole_persona.lm.user_vectors import FITTED, UserSpace
-from recbole_persona.runner.ranking import is_sequential, last_rows, next_rows
+from recbole_persona.runner.ranking import is_sequential, last_rows, next_rows, user_rows
 from recbole_persona.runs import RunFolder
 from recbole_persona.train.checkpoint import fitting
 from recbole_persona.upstream.files import load_tree
@@ -75,8 +75,10 @@ def held_out(dataset):
 
 
 @torch.no_grad()
-def run_vectors(loaded) -> torch.Tensor:
+def run_vectors(loaded, held_out=False) -> torch.Tensor:
     """(U, D) float32 vectors of the users of a finished run, by its own ids; zeros for users of whom it knows nothing.
+
+    With ``held_out`` a sequential model reads histories to their ends, as it does to recommend.
 
     - A sequential model: its state after the training history (``user_state``, or what RecBole's ``forward`` gives for a
       history); with DIN, whose pooling wants a candidate, the mean of the behaviours.
@@ -89,7 +91,7 @@ def run_vectors(loaded) -> torch.Tensor:
     """
     model = loaded.model
     if is_sequential(loaded):
-        vectors = _states(loaded)
+        vectors = _states(loaded, held_out)
     elif hasattr(model, "n_personas"):
         vectors = _pooled_personas(loaded)
     elif hasattr(model, "restore_user_e"):  # RecBole's graph models keep there what the graph makes of the embeddings
@@ -107,16 +109,21 @@ def run_vectors(loaded) -> torch.Tensor:
     return vectors[: loaded.dataset.user_num].detach().float().cpu()
 
 
-def _states(loaded):
-    """(U, D) states after all training interactions; zeros for users without a training row. None if there are none."""
+def _states(loaded, held_out):
+    """(U, D) states after all training interactions, or all; zeros for users without any. None if there are none."""
     model, dataset = loaded.model, loaded.train_data._dataset
     asked = list(inspect.signature(model.forward).parameters)
     if not hasattr(model, "user_state") and asked != ["item_seq", "item_seq_len"]:
         return None
     last, vectors = last_rows(dataset), None
-    for users in np.array_split(np.flatnonzero(last >= 0), max(1, len(last) // ROWS)):
-        rows = next_rows(dataset, dataset[torch.as_tensor(last[users])])
-        rows = loaded.test_data.transform(dataset, rows).to(loaded.config["device"])
+    known = loaded.latest.known if held_out else last >= 0
+    for users in np.array_split(np.flatnonzero(known), max(1, len(last) // ROWS)):
+        if held_out:
+            rows = user_rows(loaded, users)
+        else:
+            rows = next_rows(dataset, dataset[torch.as_tensor(last[users])])
+            rows = loaded.test_data.transform(dataset, rows)
+        rows = rows.to(loaded.config["device"])
         if hasattr(model, "user_state"):
             states = model.user_state(rows)
         else:
