@@ -1,11 +1,13 @@
 """RecBole's splits by user without its loop over the interactions: the same parts, their rows in the same order."""
 
+import importlib
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from recbole_persona.data.ordering import stable_order
+from recbole_persona.upstream.repair import around
 
 
 class Groups:
@@ -64,6 +66,34 @@ def split_by_ratio(dataset, ratios, group_by=None):
     sizes, which = np.unique(groups.counts, return_inverse=True)
     cuts = np.array([[*dataset._calcu_split_ids(tot=int(size), ratios=ratios), size] for size in sizes])
     return _copies(dataset, groups.parts(cuts[which].T))
+
+
+def time_based_split(dataset, ratios, group_by):
+    """As RecBole's ``Dataset.time_based_split``, whose parts these are.
+
+    RecBole counts how many rows of a user are not behind the boundary, and takes as many from the front of the user's rows.
+    """
+    if group_by is None:
+        raise ValueError("Time-based split strategy requires a group field")
+    if dataset.time_field not in dataset.inter_feat:
+        raise ValueError(f"Field [{dataset.time_field}] is not in inter_feat.")
+    ratios = [ratio / sum(ratios) for ratio in ratios]
+    times = dataset.inter_feat[dataset.time_field].numpy()
+    early = times <= np.percentile(times, 100 * (1 - ratios[-1]))
+    groups = Groups(dataset.inter_feat[group_by].numpy())
+    kept = np.bincount(groups.number, weights=early[groups.rows], minlength=len(groups.counts)).astype(np.int64)
+    trained = (kept * (ratios[0] / (1 - ratios[2]))).astype(np.int64)
+    return _copies(dataset, groups.parts(np.stack([trained, kept, groups.counts])))
+
+
+def install() -> None:
+    """Every data set is split so, RecBole's own models' too."""
+    Dataset = importlib.import_module("recbole.data.dataset.dataset").Dataset
+    for method in (leave_one_out, split_by_ratio, time_based_split):
+
+        @around(Dataset, method.__name__)
+        def split(upstream, self, *args, method=method, **kwargs):
+            return method(self, *args, **kwargs)
 
 
 def _copies(dataset, parts):

@@ -15,10 +15,10 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_persona.data.grouped_splits import leave_one_out, split_by_ratio
 from recbole_persona.data.mixing import mixed
 from recbole_persona.data.ordering import stable_order
 from recbole_persona.data.ready_lists import install as install_ready_lists
+from recbole_persona.data.rows import taken
 from recbole_persona.errors import UserError
 from recbole_persona.upstream.repair import around
 
@@ -107,14 +107,14 @@ class HistoryRows(Interaction):
             return self._column(index)
         if isinstance(index, (list, range)):
             index = np.asarray(index, dtype=np.int64)
-        take = _taken if isinstance(index, np.ndarray) else torch.Tensor.__getitem__
+        take = taken if isinstance(index, np.ndarray) else torch.Tensor.__getitem__
         return HistoryRows({name: take(value, index) for name, value in self.interaction.items()}, self.histories)
 
     def _column(self, name):
         if name in self.interaction:
             return self.interaction[name]
         if name in self.histories.own:
-            return _taken(self.histories.flat[name], self.interaction[END].numpy())
+            return taken(self.histories.flat[name], self.interaction[END].numpy())
         return self._lists([name])[name]
 
     def __getattr__(self, name):
@@ -146,7 +146,7 @@ class HistoryRows(Interaction):
 
     def _reindex(self, index):
         rows = np.asarray(index)
-        self.interaction = {name: _taken(value, rows) for name, value in self.interaction.items()}
+        self.interaction = {name: taken(value, rows) for name, value in self.interaction.items()}
 
     def drop(self, column):
         if column not in self:
@@ -209,7 +209,7 @@ def augment(dataset) -> None:
     order = order[stable_order(unsorted[dataset.uid_field].numpy()[order])]
     columns = unsorted.interaction
     flat = Interaction(
-        {name: _taken(columns.pop(name), order) for name in list(columns)}
+        {name: taken(columns.pop(name), order) for name in list(columns)}
     )  # one unsorted column less each
     users = flat[dataset.uid_field]
     first = torch.ones(len(flat), dtype=torch.bool)
@@ -259,11 +259,6 @@ def with_events(dataset) -> pd.DataFrame:
     return both
 
 
-def _taken(column, rows):
-    """Rows of a tensor; numpy takes them several times as fast."""
-    return torch.from_numpy(column.numpy()[rows])
-
-
 def in_exact_order(frame, time_field):
     """A table (pandas) sorted by its times as the file has them.
 
@@ -277,9 +272,7 @@ def install() -> None:
     """Every sequential data set is made here from now on, RecBole's own models' too."""
     datasets = importlib.import_module("recbole.data.dataset")
     Dataset, SequentialDataset = datasets.Dataset, datasets.SequentialDataset
-    loaders = importlib.import_module("recbole.data.dataloader.abstract_dataloader")
     install_ready_lists()
-    loaders.list = lambda rows: rows  # its list(range(n)) holds 40 bytes a row
 
     @around(SequentialDataset, "data_augmentation")
     def data_augmentation(upstream, self):
@@ -316,12 +309,6 @@ def install() -> None:
             part.inter_feat = part.inter_feat.viewed(view, self.config["split_seed"])
         return [training, *held_out]
 
-    @around(SequentialDataset, "_filter_by_inter_num")
-    def _filter_by_inter_num(upstream, self):
-        """RecBole counts every interaction in Python also where any number will do."""
-        if any(self.config[f"{one}_inter_num_interval"] not in (None, "[0,inf)") for one in ("user", "item")):
-            upstream(self)
-
     @around(SequentialDataset, "__getitem__")
     def __getitem__(upstream, self, index, join=True):
         if not isinstance(self.inter_feat, HistoryRows):
@@ -334,12 +321,6 @@ def install() -> None:
         if not isinstance(self.inter_feat, HistoryRows):
             return upstream(self, form, value_field)
         return upstream(self.copy(_with_first_items(self.inter_feat)), form, value_field)
-
-    for method in (leave_one_out, split_by_ratio):
-
-        @around(SequentialDataset, method.__name__)
-        def split(upstream, self, *args, method=method, **kwargs):
-            return method(self, *args, **kwargs)
 
 
 def _with_first_items(rows) -> Interaction:

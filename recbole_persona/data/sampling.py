@@ -10,6 +10,7 @@ from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 from torch.utils.data.distributed import DistributedSampler
 
+from recbole_persona.data.ordering import distinct
 from recbole_persona.errors import UserError
 
 _MOST_MASS = 2**44  # a double draws every integer below it evenly
@@ -55,7 +56,7 @@ class NegativeSampler:
 
     def __init__(self, users, items, n_users, n_items, weights):
         users, items = np.divmod(
-            np.unique(users.numpy() * n_items + items.numpy()), n_items
+            distinct(users.numpy() * n_items + items.numpy()), n_items
         )  # sorted by user, then item
         weights = weights.numpy()
         self.even = bool((weights[1:] == weights[1]).all())

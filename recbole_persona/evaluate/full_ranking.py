@@ -9,6 +9,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 from recbole.utils import ModelType, get_model
 
+from recbole_persona.data.ordering import distinct
 from recbole_persona.evaluate.protocols import masks_seen
 from recbole_persona.evaluate.seen import before_targets, seen_column, up_to_phase, windows_of
 
@@ -51,12 +52,14 @@ class FullSortLoader(FullSortEvalDataLoader):
     def _index_users(self, dataset, sampler):
         """``targets`` and ``seen`` of every user of the part."""
         n_items = dataset.item_num
-        users = torch.unique(dataset.inter_feat[self.uid_field]).numpy()
+        users = distinct(dataset.inter_feat[self.uid_field].numpy())
+        place = np.full(dataset.user_num, -1)
+        place[users] = np.arange(len(users))
 
         def pairs(feat_users, feat_items):
-            feat_users, feat_items = feat_users.numpy(), feat_items.numpy()
-            here = np.isin(feat_users, users)
-            return np.unique(np.searchsorted(users, feat_users[here]) * n_items + feat_items[here])
+            cases = place[feat_users.numpy()]
+            here = cases >= 0
+            return distinct(cases[here] * n_items + feat_items.numpy()[here])
 
         def windows(keys):
             return windows_of(*(torch.from_numpy(part) for part in np.divmod(keys, n_items)), len(users))
