@@ -10,7 +10,7 @@ from recbole.evaluator import Collector, Evaluator
 from recbole.evaluator.collector import DataStruct
 
 from recbole_persona.evaluate.collector import Collector as OurCollector
-from recbole_persona.evaluate.collector import RecboleCollector
+from recbole_persona.evaluate.collector import RecboleCollector, _hits
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -60,6 +60,17 @@ def test_collector_gathers_what_recboles_gathers(folder, mode, names):
             assert struct[name].dtype == value.dtype and torch.equal(struct[name], value), (name, rounds)
         result = Evaluator(config).evaluate(struct)
         assert {key.partition("@")[0] for key in result} == {name.lower() for name in names}
+
+
+@pytest.mark.parametrize("pairs", [[], [(0, 1)], [(0, 2), (2, 5), (0, 2), (2, 1), (0, 4)]], ids=len)
+def test_hits_and_distinct_positives(pairs):
+    """As in a matrix of all cases and items; a case may have no positive, a pair may repeat."""
+    positive_u, positive_i = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T
+    items = torch.tensor([[1, 2, 3], [4, 2, 1], [5, 0, 1]])
+    relevant = torch.zeros(3, 6, dtype=torch.bool)
+    relevant[positive_u, positive_i] = True
+    hits, counts = _hits(items, positive_u, positive_i, 6)
+    assert torch.equal(hits, relevant.gather(1, items)) and torch.equal(counts, relevant.sum(1))
 
 
 def test_users_and_lists_of_sampled_cases(folder):

@@ -108,11 +108,9 @@ class Collector(RecboleCollector):
         if self.needs & {"rec.list", "rec.personas"}:
             self.data_struct.update_tensor("rec.list", items.masked_fill(best == -torch.inf, 0))
         if "rec.topk" in self.needs:
-            relevant = torch.zeros_like(scores, dtype=torch.bool)
-            relevant[positive_u, positive_i] = True
-            hits = relevant.gather(1, items) & (best > -torch.inf)  # what has no score fills up, and is no hit
-            counts = relevant.sum(1, keepdim=True)
-            self.data_struct.update_tensor("rec.topk", torch.cat([hits.long(), counts], dim=1))
+            hits, counts = _hits(items, positive_u, positive_i, scores.shape[1])
+            hits &= best > -torch.inf  # what has no score fills up, and is no hit
+            self.data_struct.update_tensor("rec.topk", torch.cat([hits.long(), counts.unsqueeze(1)], dim=1))
 
     @torch.no_grad()
     def model_collect(self, model):
@@ -172,6 +170,20 @@ class Collector(RecboleCollector):
 def needs_personas(metrics, model) -> str:
     """The sentence for a metric over personas and a model that has none."""
     return f"{', '.join(metrics)}: needs a model whose explain() gives personas, such as AMPCF; {model} has none."
+
+
+def _hits(items, positive_u, positive_i, n_items):
+    """Which recommended items (cases, K) are positives of their case, and how many distinct ones each case (cases,) has.
+
+    RecBole marks the positives in a matrix of all cases and items, and sums it.
+
+    Args:
+        positive_u, positive_i: (positives,), the case and the item of each; pairs may repeat.
+    """
+    pairs = torch.unique(positive_u * n_items + positive_i)
+    counts = torch.bincount(pairs // n_items, minlength=len(items)).to(items.device)
+    cases = torch.arange(len(items), device=items.device).unsqueeze(1)
+    return torch.isin(cases * n_items + items, pairs.to(items.device)), counts
 
 
 def _first_rows(n_rows, n_cases, positive_u):
