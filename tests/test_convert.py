@@ -274,6 +274,7 @@ def test_lastfm(tmp_path):
     done = convert("lastfm", plays, tmp_path / "out", items=artists)
     assert table(done) == [["user_id:token", "item_id:token", "plays:float"], ["2", "51", "13883"], ["2", "52", "1"]]
     assert table(done, "item")[1:] == [["51", "Duran Duran"], ["52", ""]]
+    assert done.notes == {"columns left out": "url"}
     bare = written(tmp_path / "bare.tsv", "2\t51\t13883\n")
     assert convert("lastfm", bare, tmp_path / "out").interactions == 1
 
@@ -289,6 +290,7 @@ def test_one_table_with_its_split(tmp_path):
     head = ["user_id:token", "item_id:token"]
     assert table(done, "train.inter") == [head, ["1", "a"], ["1", "b"]]
     assert table(done, "valid.inter") == [head, ["2", "a"]] and table(done, "test.inter") == [head, ["2", "b"]]
+    assert done.notes == {"columns left out": "date"}
     assert convert("split", tmp_path / "books.tsv.gz", tmp_path / "out").fresh is False
 
 
@@ -299,6 +301,7 @@ def test_a_table_for_each_part(tmp_path):
     }
     done = convert("split", train, tmp_path / "out", **others)
     assert counts(done) == (2, 2, 4) and table(done, "train.inter")[1:] == [["1", "a"], ["1", "b"]]
+    assert done.notes == {"columns left out": "Time"}
     values = {"data_path": str(tmp_path / "out"), "benchmark_filename": ["train", "valid", "test"]}
     dataset = create_dataset(Config("BPR", "trn", config_dict=values))
     assert dataset.inter_num == 4 and dataset.file_size_list == [2, 1, 1]

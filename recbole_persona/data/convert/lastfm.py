@@ -12,8 +12,12 @@ def inputs(source: Path, items: Path | None = None) -> list[Path]:
     return [source] if items is None else [source, items]
 
 
-def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> None:
-    """Write ``.inter``, and with a table of artists (id, name, …; ``artists.dat``) ``.item``."""
+def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> dict:
+    """Write ``.inter``, and with a table of artists (id, name, …; ``artists.dat``) ``.item``.
+
+    Returns:
+        Which columns of the table of artists were left out.
+    """
 
     def take(text):
         cells = text.split("\t")
@@ -32,6 +36,9 @@ def convert(source: Path, lines: Lines, tables, items: Path | None = None) -> No
     tables.open("inter", INTER)
     last = first_line(source).split("\t")[-1].strip()
     lines.each(source, take, skip=0 if last.isdecimal() else 1)
-    if items is not None:
-        with tables.describing("item", {"artist_name": "token"}) as write:
-            lines.each(items, artist, skip=1)
+    if items is None:
+        return {}
+    left_out = ", ".join(name.strip() for name in first_line(items).split("\t")[2:])
+    with tables.describing("item", {"artist_name": "token"}) as write:
+        lines.each(items, artist, skip=1)
+    return {"columns left out": left_out} if left_out else {}
