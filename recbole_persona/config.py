@@ -6,7 +6,6 @@ line is read by our CLI alone; ``Config`` never looks at ``sys.argv``.
 
 import ast
 import copy
-import difflib
 import importlib.util
 import os
 import re
@@ -20,9 +19,9 @@ from recbole import config as recbole_config
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType, argument_list
 
-from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.errors import UserError, nearest, one_sentence
 from recbole_persona.registry import METRICS, TEXT, canonical_name, model_entry, registered_names
-from recbole_persona.settings import check_values
+from recbole_persona.settings import INTERVALS, check_values
 from recbole_persona.unused import is_read, unused_settings
 from recbole_persona.upstream import replace_everywhere
 
@@ -60,6 +59,9 @@ class Config(_RecboleConfig):
 
     Raises:
         UserError: a missing or malformed YAML file, an unknown model, data set, key or metric, a value of a wrong type.
+
+    Attributes:
+        notes: what was set without being asked for, a sentence each.
     """
 
     def __init__(self, model=None, dataset=None, config_file_list=None, config_dict=None):
@@ -122,6 +124,7 @@ class Config(_RecboleConfig):
 
     def _set_default_parameters(self):
         self._check_keys()
+        self._read_as_declared()
         check_values(self.external_config_dict, self.internal_config_dict)
         self._complete_eval_args()
         metrics = self._check_metrics()
@@ -140,16 +143,41 @@ class Config(_RecboleConfig):
         self._check_passes(metrics, kinds)
         self._find_data()
 
+    def _read_as_declared(self):
+        """Lists without brackets (``NDCG,Recall``) where a list is declared, and intervals that read like lists, as text."""
+        for key, value in self.external_config_dict.items():
+            if isinstance(self.internal_config_dict.get(key), list):
+                if isinstance(value, str) and "," in value:
+                    value = [literal(part.strip()) for part in value.split(",") if part.strip()]
+                value = list(value) if isinstance(value, tuple) else value
+            elif key in INTERVALS and isinstance(value, list):  # RecBole reads [2,10] as a list, and then fails
+                value = str(value)
+            self.final_config_dict[key] = self.external_config_dict[key] = value
+        if self.external_config_dict.get("unload_col") and "load_col" not in self.external_config_dict:
+            self.final_config_dict["load_col"] = (
+                None  # all but those; RecBole refuses the two together, also of its default
+            )
+
     def _leave_negatives_out(self):
-        """A sequential model's cross-entropy is over all items, and RecBole's default, one negative, refuses it."""
-        values = self.final_config_dict
-        is_sequential = values["MODEL_TYPE"] == ModelType.SEQUENTIAL
-        if (
-            is_sequential
-            and values.get("loss_type") == "CE"
-            and "train_neg_sample_args" not in self.external_config_dict
-        ):
-            values["train_neg_sample_args"] = None
+        """A sequential model's cross-entropy is over all items, and RecBole's default, one negative, refuses it.
+
+        The note that says so is :attr:`notes`.
+        """
+        values, key = self.final_config_dict, "train_neg_sample_args"
+        self.notes = []
+        if values["MODEL_TYPE"] != ModelType.SEQUENTIAL or values.get("loss_type") != "CE":
+            return
+        given = self.external_config_dict.get(key)
+        if isinstance(given, dict) and str(given.get("distribution", "uniform")).lower() != "none":
+            raise UserError(
+                f"{self.model} with loss_type CE compares each target with all items and reads no sampled negatives; "
+                f"leave {key} out, or set loss_type to BPR."
+            )
+        if key not in self.external_config_dict and values[key] is not None:
+            self.notes.append(
+                f"{self.model} with loss_type CE compares each target with all items: {key} is set to None."
+            )
+        values[key] = None
 
     @property
     def unused_keys(self) -> dict[str, str]:
@@ -178,10 +206,7 @@ class Config(_RecboleConfig):
         metrics = [metrics] if isinstance(metrics, str) else metrics
         for metric in metrics:
             if str(metric).lower() not in metric_types:
-                near = difflib.get_close_matches(str(metric).lower(), metric_types, n=3, cutoff=0.4)
-                hint = f"; near it are {', '.join(near)}" if near else ""
-                hint += "; a list is written \"['Recall','NDCG']\"" if "," in str(metric) else ""
-                raise UserError(f"There is no metric named {metric!r}{hint}.")
+                raise UserError(f"There is no metric named {metric!r}{nearest(metric, metric_types, 3)}.")
         return metrics
 
     def _check_passes(self, metrics, kinds):
@@ -223,9 +248,9 @@ class Config(_RecboleConfig):
         allowed = self.external_config_dict.get("allow_unknown", self.internal_config_dict.get("allow_unknown"))
         for key in () if allowed else self.external_config_dict:
             if key not in self._declared_keys() and not is_read(key, self.model_class):
-                near = difflib.get_close_matches(str(key), self._declared_keys(), n=1, cutoff=0.0)
+                near = nearest(key, self._declared_keys())
                 raise UserError(
-                    f"There is no config key {key!r}; the nearest is {near[0]!r} (--allow_unknown lets unknown keys pass)."
+                    f"There is no config key {key!r}{near} (docs/config.md; --allow_unknown lets unknown keys pass)."
                 )
 
     def _declared_keys(self):
@@ -244,6 +269,20 @@ def literal(value):
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return value
+
+
+_BARE_WORD = re.compile(r"[^\s\[\]{}(),:'\"](?:[^\[\]{}(),:'\"]*[^\s\[\]{}(),:'\"])?")
+
+
+def typed(text: str):
+    """A value from a command line: as :func:`literal`, also where the shell has taken the quotes: ``[NDCG,Recall]``."""
+    value = literal(text)
+    if value is not text or not re.fullmatch(r"\[.*\]|\{.*\}", text, re.DOTALL):
+        return value
+    if re.search(r"\binf\b", text):  # an interval
+        return text
+    quoted = literal(_BARE_WORD.sub(lambda match: repr(literal(match.group())), text))
+    return text if isinstance(quoted, str) else quoted
 
 
 def _own(value):

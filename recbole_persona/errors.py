@@ -1,5 +1,6 @@
 """The exceptions that stand for a mistake of the user: their text is one sentence that says what to do."""
 
+import difflib
 import re
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
@@ -28,7 +29,19 @@ class Busy(UserError):
 def one_sentence(error: BaseException) -> str:
     """The text of somebody else's error as the end of a sentence of ours."""
     text = " ".join(str(error).split()).strip(" .'\"")
+    if type(error) is KeyError and len(error.args) == 1:  # whose text is the key alone
+        text = f"{str(error.args[0])!r} is looked up and is not there"
     return (re.sub(r"\. (?=[A-Z])", "; ", text) or type(error).__name__) + "."
+
+
+def nearest(name, known: Iterable, most=1) -> str:
+    """The names that are like one that does not exist, best first, as the end of a sentence; "" where none is like it."""
+    spelled = {str(each).lower(): str(each) for each in known}
+    found = difflib.get_close_matches(str(name).lower(), spelled, n=most, cutoff=0.6)
+    near = [repr(spelled[each]) for each in found]
+    if len(near) < 2:
+        return "".join(f"; the nearest is {each}" for each in near)
+    return f"; the nearest are {', '.join(near[:-1])} and {near[-1]}"
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:

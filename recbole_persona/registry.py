@@ -4,9 +4,9 @@ A bare name is ours first, then RecBole's; ``recbole:DIN`` is RecBole's in any c
 """
 
 import ast
-import difflib
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from recbole.evaluator import collector
 from recbole.utils import enum_type
 from recbole.utils import utils as recbole_utils
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, nearest
 from recbole_persona.upstream import replace_everywhere
 
 _upstream_get_model = recbole_utils.get_model
@@ -103,16 +103,40 @@ def registered_names(model_class) -> list[str]:
 
 
 def import_path(path: str):
-    """The object at ``package.module:Name``."""
-    module, _, name = path.partition(":")
+    """The object at ``package.module:Name`` or ``folder/file.py:Name``.
+
+    Raises:
+        UserError: there is no such module, file or name.
+    """
+    module, _, name = path.rpartition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        return getattr(_file_module(module) if module.endswith(".py") else importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name and module.startswith(error.name):
-            raise UserError(f"There is no module {error.name!r}, which {path!r} names.") from None
+            file = f"folder/{module.rpartition('.')[2]}.py"
+            raise UserError(
+                f"There is no module {error.name!r}, which {path!r} names: not in {Path.cwd()}, on PYTHONPATH or among the "
+                f"installed packages; a file elsewhere is named by its path, as --model={file}:{name}."
+            ) from None
         raise
     except AttributeError:
         raise UserError(f"The module {module!r} has no {name!r}.") from None
+
+
+def _file_module(file: str):
+    """The module that a file holds; one and the same object for every spelling of its path."""
+    path = Path(file).expanduser().resolve()
+    if str(path) not in sys.modules:
+        if not path.is_file():
+            raise UserError(f"There is no file {path}, which is to hold the model.")
+        spec = importlib.util.spec_from_file_location(str(path), path)
+        sys.modules[str(path)] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[str(path)]
+            raise
+    return sys.modules[str(path)]
 
 
 @cache
@@ -152,10 +176,7 @@ def get_model(model_name: str):
     names = recbole_model_names()
     exact = {name.lower(): name for name in names}.get(bare.lower())
     if exact is None:
-        near = difflib.get_close_matches(bare.lower(), [n.lower() for n in (*MODELS, *names)], n=3, cutoff=0.4)
-        spelled = {n.lower(): n for n in (*names, *MODELS)}
-        hint = f"; near it are {', '.join(spelled[n] for n in near)}" if near else ""
-        raise UserError(f"There is no model named {model_name!r}{hint}.")
+        raise UserError(f"There is no model named {model_name!r}{nearest(bare, (*names, *MODELS), 3)}.")
     try:
         return _upstream_get_model(exact)
     except ModuleNotFoundError as error:

@@ -238,6 +238,8 @@ class RunFolder:
             return pd.read_csv(self.per_user_file, dtype={"user": str}, keep_default_na=False, na_values=[""])
         except FileNotFoundError:
             raise UserError(f"There is no file {self.per_user_file}; the run folder is not whole.") from None
+        except PermissionError:
+            raise UserError(f"{self.per_user_file} cannot be read: permission denied.") from None
         except (EOFError, OSError, zlib.error, ValueError):
             raise UserError(f"{self.per_user_file} cannot be read; it was truncated or edited.") from None
 
@@ -265,6 +267,8 @@ def read_json(file):
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no file {file}; the run folder is not whole.") from None
+    except PermissionError:
+        raise UserError(f"{file} cannot be read: permission denied.") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise UserError(f"{file} is not valid JSON; it was truncated or edited.") from None
 
@@ -282,6 +286,27 @@ def plain_config(config) -> dict:
     if (values.get("train_neg_sample_args") or {}).get("distribution") == "none":
         values["train_neg_sample_args"] = None
     return values
+
+
+def portable_config(config) -> dict:
+    """The settings that were given, without what belongs to this machine: devices, processes, absolute paths of data.
+
+    Returns:
+        ``model``, ``dataset`` and the given settings as YAML can hold them.
+    """
+    given = {key: _plain(value) for key, value in config.external_config_dict.items() if not _of_machine(key, value)}
+    return {**given, "model": config["model"], "dataset": config["dataset"]}
+
+
+def machine_config(config) -> dict:
+    """The given settings that :func:`portable_config` leaves out."""
+    return {key: _plain(value) for key, value in config.external_config_dict.items() if _of_machine(key, value)}
+
+
+def _of_machine(key, value) -> bool:
+    if key == "data_path":
+        return Path(value).is_absolute()
+    return key in _NOT_HASHED and key not in ("allow_unknown", "save_dataset", "save_dataloaders")
 
 
 def _plain(value):

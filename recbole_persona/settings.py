@@ -3,7 +3,6 @@
 The types are not listed here: a setting must be of the kind that its default in RecBole's or our YAML files is.
 """
 
-import difflib
 import math
 import re
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 from recbole.evaluator import register
 from recbole.utils import EvaluatorType
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, nearest
 
 # Whole numbers, and the least of each; every `…_size` with a whole default is another, with least 1.
 _WHOLE = {
@@ -28,7 +27,7 @@ _CHOICES = {
     "state": ("debug", "info", "warning", "error", "critical"),
 }
 _NAMES = ("backbone", "user_vectors")
-_INTERVALS = [f"{what}_num_interval" for what in ("user_inter", "item_inter", "entity_kg", "relation_kg")]
+INTERVALS = [f"{what}_num_interval" for what in ("user_inter", "item_inter", "entity_kg", "relation_kg")]
 _END = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|inf)"
 _INTERVAL = re.compile(rf"\s*[\[(]\s*{_END}\s*,\s*{_END}\s*[\])]\s*")
 _EVAL_MODE = re.compile(r"full|labeled|(?:uni|pop)[1-9]\d*")
@@ -52,7 +51,7 @@ def check_values(given: dict, defaults: dict) -> None:
         _check_kind(key, value, defaults.get(key))
         if key in _CHOICES and value is not None:
             _one_of(key, str(value).lower(), _CHOICES[key])
-        if key in _INTERVALS and value is not None:
+        if key in INTERVALS and value is not None:
             _check_interval(key, value)
     values = {**defaults, **given}
     _check_topk(values["topk"])
@@ -103,9 +102,8 @@ def _is_whole(value) -> bool:
 def _one_of(key, value, allowed):
     if value in allowed:
         return
-    near = difflib.get_close_matches(str(value), [str(name) for name in allowed], n=1, cutoff=0.5)
-    hint = f"; the nearest is {near[0]!r}" if near else ""
-    raise UserError(f"{key} must be one of {', '.join(str(name) for name in allowed)}; it is {value!r}{hint}.")
+    words = list(dict.fromkeys(str(name) for name in allowed))
+    raise UserError(f"{key} must be one of {', '.join(words)}; it is {value!r}{nearest(value, words)}.")
 
 
 def _check_interval(key, value):
@@ -178,7 +176,8 @@ def _check_eval_args(eval_args):
     for key in eval_args:
         _one_of("A key of eval_args", key, ("split", "order", "group_by", "mode"))
     _one_of("order in eval_args", eval_args.get("order", "RO"), ("RO", "TO"))
-    _one_of("group_by in eval_args", eval_args.get("group_by", "user"), ("user", "none", "None", None))
+    if eval_args.get("group_by", "user") not in (None, "None"):  # other spellings of none
+        _one_of("group_by in eval_args", eval_args.get("group_by", "user"), ("user", "none"))
     _check_split(eval_args.get("split", {"RS": [0.8, 0.1, 0.1]}))
     mode = eval_args.get("mode", "full")
     for phase in mode if isinstance(mode, dict) else ():
@@ -209,8 +208,9 @@ def _check_negatives(arguments):
         raise UserError(f"train_neg_sample_args must be a mapping or None; it is {arguments!r}.")
     for key in arguments:
         _one_of("A key of train_neg_sample_args", key, _NEGATIVES)
-    allowed = ("uniform", "popularity", "none", "None", None)
-    _one_of("distribution in train_neg_sample_args", arguments.get("distribution", "uniform"), allowed)
+    distribution = arguments.get("distribution", "uniform")
+    if distribution not in (None, "None"):  # other spellings of none
+        _one_of("distribution in train_neg_sample_args", distribution, ("uniform", "popularity", "none"))
     for key, least in (("sample_num", 1), ("candidate_num", 0)):
         value = arguments.get(key, least)
         if value != "none" and (not _is_whole(value) or value < least):

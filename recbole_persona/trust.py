@@ -42,7 +42,7 @@ def _foreign(settings) -> Iterator[tuple[str, str]]:
     """(key, what it does) of every setting that runs code, or sends data away."""
     model = settings.get("model")
     if isinstance(model, str) and ":" in model and not model.startswith("recbole:"):
-        module = model.partition(":")[0]
+        module = model.rpartition(":")[0]
         if not _is_installed(module):
             yield "model", f"run the module {module!r}, which is not installed"
     if settings.get("trust_remote_code"):
@@ -73,8 +73,10 @@ def _adapter(folder):
 
 def _is_installed(module: str) -> bool:
     """Whether ``package.module`` is a file of an installed package, or imported already."""
-    if module in sys.modules:
+    if (str(Path(module).expanduser().resolve()) if module.endswith(".py") else module) in sys.modules:
         return True
+    if module.endswith(".py"):
+        return False
     path, name, spec = None, "", None
     for part in module.split("."):
         name = f"{name}.{part}" if name else part

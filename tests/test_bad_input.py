@@ -106,7 +106,7 @@ SETTINGS = {
         {"load_col": {"inter": ["user_id", "item_id", "raiting"]}},
         "no column 'raiting'.* nearest is 'rating'",
     ),
-    "user not loaded": ({"load_col": {"inter": ["item_id"]}}, "'user_id' of .* must be loaded; add it to load_col"),
+    "user not loaded": ({"load_col": {"inter": ["item_id"]}}, "'user_id' of .* must be loaded; append --load_col="),
     "user unloaded": ({"load_col": None, "unload_col": {"inter": ["user_id"]}}, "'user_id' of .* must be loaded"),
     "time not loaded": (
         {"load_col": {"inter": ["user_id", "item_id"]}, "eval_args": {"order": "TO"}},
@@ -120,9 +120,12 @@ SETTINGS = {
     "values filtered": ({"val_interval": {"rating": "[9,10]"}}, "left after filtering; loosen val_interval"),
     "field to filter": (
         {"val_interval": {"ratings": "[9,10]"}},
-        "does not fit these settings: Field .ratings. not defined",
+        r"val_interval reads the column 'ratings', .* timestamp; the nearest is 'rating'\.",
     ),
-    "threshold": ({"threshold": {"stars": 3}}, "does not fit these settings: Field .stars. not in inter_feat"),
+    "threshold": (
+        {"threshold": {"stars": 3}},
+        "threshold reads the column 'stars', and the data set 'tiny' has user_id",
+    ),
     "topk": ({"topk": [50], "valid_metric": "NDCG@50"}, "topk is 50, and the data set 'tiny' has 10 items"),
     "benchmark files": ({"benchmark_filename": ["train", "valid", "test"]}, "no file .*tiny.train.inter"),
     "additional file": ({"additional_feat_suffix": ["emb"]}, "no file .*tiny.emb; .* needs its .emb file"),
@@ -168,7 +171,7 @@ def test_names_and_values_on_the_command_line(capsys, tiny, tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text("epochs: [1\n")
     for arguments, sentence in [
-        (["--model=BRP", "--dataset=tiny"], "no model named 'BRP'; near it are"),
+        (["--model=BRP", "--dataset=tiny"], "no model named 'BRP'; the nearest is 'BPR'"),
         (["--model=BPR", "--dataset=tinny"], "no data set 'tinny'"),
         (["--dataset=tiny"], "Name a model"),
         (["--model=BPR", "--dataset=tiny", "--epoch=3"], "no config key 'epoch'; the nearest is 'epochs'"),
@@ -177,7 +180,7 @@ def test_names_and_values_on_the_command_line(capsys, tiny, tmp_path):
         (["--model=BPR", "--dataset=tiny", f"--config_files={broken}"], "broken.yaml, line 2 is not valid YAML"),
         (["--model=BPR", "--dataset=tiny", "--config_files", "no.yaml"], "no config file no.yaml"),
         (["--model=BPR", "--dataset=tiny", "seed=3"], "Cannot read 'seed=3'"),
-        (["--model=BPR", "--dataset=tiny", "--seed", "3"], "Cannot read '3'"),
+        (["--model=BPR", "--dataset=tiny", "--seed", "3", "4"], "Cannot read '4'"),
     ]:
         assert sentence in refused(capsys, *arguments, **settings)
 

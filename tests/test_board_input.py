@@ -22,7 +22,7 @@ def tuned(**keys):
 
 # what is wrong: the rows, keys of the board, the text of row.yaml, the text of paper.csv -> part of the sentence
 REFUSED = {
-    "a missing model": ([BPR, row(model="AMPFC")], {}, "There is no model named 'AMPFC'; near it are AMPCF"),
+    "a missing model": ([BPR, row(model="AMPFC")], {}, "There is no model named 'AMPFC'; the nearest are 'AMPCF'"),
     "no such module": ([BPR, row(model="no_such:Model")], {}, "There is no module 'no_such'"),
     "a setting that nobody reads": ([row(config={"embeding_size": 4})], {}, "nearest is 'embedding_size'"),
     "a missing data set": ([BPR], {"datasets": "tinny"}, "There is no data set 'tinny'"),

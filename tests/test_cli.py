@@ -36,6 +36,19 @@ ROOT = Path(__file__).parent.parent
         (["--wandb_project="], {"wandb_project": ""}),
         (["--data_path=/a folder/of data"], {"data_path": "/a folder/of data"}),
         (["--epochs=3", "--epochs=3"], {"epochs": 3}),
+        (
+            ["--epochs", "3", "--shuffle", "--weight_decay", "-1e-3"],
+            {"epochs": 3, "shuffle": True, "weight_decay": -0.001},
+        ),
+        (["--metrics=[NDCG,Recall]"], {"metrics": ["NDCG", "Recall"]}),
+        (["--metrics", "[NDCG, Recall]"], {"metrics": ["NDCG", "Recall"]}),
+        (
+            ["--eval_args={split:{RS:[0.8,0.1,0.1]},order:TO,group_by:None}"],
+            {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": None}},
+        ),
+        (["--load_col={inter:[user_id,item_id]}"], {"load_col": {"inter": ["user_id", "item_id"]}}),
+        (["--val_interval=[5,inf]"], {"val_interval": "[5,inf]"}),
+        (["--wandb_project=[my] [own]"], {"wandb_project": "[my] [own]"}),
         ([], {}),
     ],
 )
@@ -47,7 +60,9 @@ def test_settings(arguments, settings):
     ("arguments", "sentence"),
     [
         (["epochs=3"], "Cannot read 'epochs=3'; write settings as --key=value"),
-        (["--epochs", "3"], "Cannot read '3'"),
+        (["3", "--epochs"], "Cannot read '3'"),
+        (["--epochs", "3", "4"], "Cannot read '4'"),
+        (["--epochs", "-e"], "Cannot read '-e'"),
         (["-e=3"], "Cannot read '-e=3'"),
         (["--=3"], "Cannot read '--=3'"),
         (["--"], "Cannot read '--'"),
@@ -166,7 +181,7 @@ def test_a_wrong_command_is_one_sentence(capsys, arguments, sentence):
 
 def test_help_and_version(capsys):
     assert main([]) == 0 and "doctor" in capsys.readouterr().out
-    assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == __version__
+    assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == f"recbole-persona {__version__}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

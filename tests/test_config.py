@@ -11,6 +11,7 @@ import recbole
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import argument_list
 
 import recbole_persona
@@ -299,9 +300,9 @@ MISTAKES = [
     ({"topk": 0}, "topk must be a positive whole number or a list of them"),
     ({"topk": [10, "a"]}, "topk must be a positive whole number or a list of them"),
     ({"topk": []}, "topk must be a positive whole number or a list of them"),
-    ({"topk": "5,10"}, r"such as \[5,10\]; it is \(5, 10\)"),
-    ({"metrics": "NDGC"}, "no metric named 'NDGC'; near it are ndcg"),
-    ({"metrics": "Recall,NDCG"}, "a list is written"),
+    ({"topk": "5,a"}, r"such as \[5,10\]; it is \[5, 'a'\]"),
+    ({"metrics": "NDGC"}, "no metric named 'NDGC'; the nearest is 'ndcg'"),
+    ({"metrics": "Recall,NDGC"}, "no metric named 'NDGC'; the nearest is 'ndcg'"),
     ({"metrics": 5}, "metrics must be a name or a list of names"),
     ({"metrics": []}, "metrics must be a name or a list of names"),
     ({"shuffle": "yes"}, "shuffle must be True or False; it is 'yes'"),
@@ -343,7 +344,7 @@ def test_a_wrong_value_is_one_sentence(settings, sentence):
     [
         ((None, "ml-100k"), "Name a model: --model=…"),
         (("BPR", None), "Name a dataset: --dataset=…"),
-        (("BRP", "ml-100k"), "no model named 'BRP'; near it are .*BPR"),
+        (("BRP", "ml-100k"), "no model named 'BRP'; the nearest is 'BPR'"),
         (("BPR", "ml-100"), "no data set 'ml-100' in dataset; shipped are ml-100k"),
         (("no_such_module_here:Model", "ml-100k"), "no module 'no_such_module_here'"),
         (("json:Model", "ml-100k"), "module 'json' has no 'Model'"),
@@ -376,8 +377,39 @@ def test_a_broken_file_is_one_sentence(tmp_path, text, sentence):
 
 
 def test_what_recbole_refuses_is_a_sentence_too():
-    with pytest.raises(UserError, match=r"RecBole refuses these settings: .*when the loss_type is CE"):
-        config("SASRec")
+    class Own(SequentialRecommender):
+        """A class that says neither what its loss is nor what a batch holds."""
+
+    with pytest.raises(UserError, match=r"RecBole refuses these settings: Either Model has attr .*loss_type"):
+        Config(Own, "ml-100k")
+
+
+def test_cross_entropy_takes_no_negatives_and_says_so():
+    made = config("SASRec")
+    assert made["train_neg_sample_args"]["distribution"] == "none"
+    assert made.notes == [
+        "SASRec with loss_type CE compares each target with all items: train_neg_sample_args is set to None."
+    ]
+    assert config("SASRec", train_neg_sample_args=None).notes == config("BPR").notes == []
+    assert config("SASRec", loss_type="BPR")["train_neg_sample_args"]["distribution"] == "uniform"
+    with pytest.raises(
+        UserError, match=r"SASRec with loss_type CE .*; leave train_neg_sample_args out, or set loss_type"
+    ):
+        config("SASRec", train_neg_sample_args={"distribution": "uniform", "sample_num": 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"metrics": "NDCG,Recall"}, ["NDCG", "Recall"]),
+        ({"topk": "5,10"}, [5, 10]),
+        ({"topk": (5, 10)}, [5, 10]),
+        ({"user_inter_num_interval": "[2,10]"}, "[2, 10]"),
+    ],
+)
+def test_values_are_read_as_their_defaults_are_declared(given, read):
+    ((key, value),) = given.items()
+    assert config(**{key: value}, **({} if key != "topk" else {"valid_metric": "MRR@10"}))[key] == read
 
 
 def test_eval_args_in_part_are_completed_from_the_model_type():

@@ -219,16 +219,21 @@ def test_reviews(tmp_path):
     assert all((feature in words(text)) if text else feature == "[PAD]" for text, feature in zip(found, features))
 
 
-def test_the_same_input_gives_the_same_bytes_and_another_way_is_another_input(tmp_path):
+def test_the_same_input_gives_the_same_bytes_and_another_way_is_another_input(tmp_path, monkeypatch):
+    """The folder is part of the input: ``r.yaml`` names it as the data_path."""
     source = reviews(tmp_path)
-    first = convert("reviews", source, tmp_path / "a", "r", nouns="patterns")
-    again = convert("reviews", source, tmp_path / "b", "r", nouns="patterns")
-    assert contents(first.folder) == contents(again.folder)
-    assert not convert("reviews", source, tmp_path / "a", "r", nouns="patterns").fresh
+    made = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        assert convert("reviews", source, "out", "r", nouns="patterns").fresh
+        made.append(contents(tmp_path / place / "out/r"))
+    assert made[0] == made[1]
+    assert not convert("reviews", source, "out", "r", nouns="patterns").fresh
     if has_wordnet():
-        assert convert("reviews", source, tmp_path / "a", "r").fresh and chosen(None) == "wordnet"
+        assert convert("reviews", source, "out", "r").fresh and chosen(None) == "wordnet"
     else:
-        assert not convert("reviews", source, tmp_path / "a", "r").fresh and chosen(None) == "patterns"
+        assert not convert("reviews", source, "out", "r").fresh and chosen(None) == "patterns"
 
 
 def test_reviews_of_other_forms_and_of_items(tmp_path):

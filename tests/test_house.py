@@ -11,7 +11,7 @@ import recbole
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "recbole_persona"
 FLOORS = [
-    {"errors", "version"},
+    {"errors", "progress", "version"},
     {"trust"},
     {"upstream"},
     {"config", "registry", "settings", "unused"},

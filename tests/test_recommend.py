@@ -230,7 +230,7 @@ def test_a_user_who_is_held_out_entirely(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("model", "arguments", "sentence"),
     [
-        ("AMPCF", {"users": ["u99"]}, "tiny has no user 'u99'; near 'u99' are u9, "),
+        ("AMPCF", {"users": ["u99"]}, "tiny has no user 'u99'; the nearest are 'u9', "),
         ("AMPCF", {"users": [5]}, "tiny has no user '5'; "),
         ("AMPCF", {"users": []}, "No user of tiny is named"),
         ("AMPCF", {"users": ["[PAD]"]}, r"no user '\[PAD\]'"),

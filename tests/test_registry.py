@@ -66,11 +66,11 @@ def test_a_broken_module_of_the_user_shows_its_own_error(tmp_path, monkeypatch):
 
 
 def test_an_unknown_name_lists_the_nearest():
-    with pytest.raises(UserError, match=r"near it are .*LightGCN"):
+    with pytest.raises(UserError, match=r"the nearest .*LightGCN"):
         registry.get_model("LigthGCN")
     with pytest.raises(UserError, match=r"no model named 'Qqqqqqqqqqqq'\."):
         registry.get_model("Qqqqqqqqqqqq")
-    with pytest.raises(UserError, match=r"near it are .*AMPCF"):
+    with pytest.raises(UserError, match=r"the nearest .*AMPCF"):
         registry.get_model("AMPFC")
 
 

@@ -406,7 +406,7 @@ def test_a_board_of_writers(settings, tmp_path):
         ("ConstantSentence", {"metrics": ["judge"], "valid_metric": "judge"}, "runs only where judge_url"),
         ("ConstantSentence", {"bleu_tokenizer": "moses"}, "bleu_tokenizer is one of"),
         ("ConstantSentence", {"valid_metric": "rouge-l@3"}, "valid_metric is rouge-l@3, which is not computed"),
-        ("ConstantSentence", {"metrics": ["rouge-3"]}, "no metric named 'rouge-3'; near it are"),
+        ("ConstantSentence", {"metrics": ["rouge-3"]}, "no metric named 'rouge-3'; the nearest are"),
         ("ConstantSentence", {"metrics": ["NDCG"], "explanation_field": "nothing"}, "The model ConstantSentence reads"),
     ],
 )  # fmt: skip

@@ -60,8 +60,18 @@ def test_the_best_file_is_ready_to_run(finished, tmp_path):
     written = yaml.safe_load(Path(finished["best_config"]).read_text())
     assert written["model"] == MODEL and written["dataset"] == "tiny"
     assert written["skill"] == finished["best_params"]["skill"]
+    assert not {"gpu_id", "data_path", "run_dir", "device"} & written.keys() and str(tmp_path.parent) not in str(
+        written
+    )
+    assert "epochs" in written and "learning_rate" not in written  # what was set, and nothing else
     row = finished["test"][1]
-    arguments = [f"--config_files={finished['best_config']}", f"--seed={row['seed']}", f"--run_dir={tmp_path}/again"]
+    machine = [f"--{key}={value}" for key, value in finished["machine"].items()]
+    arguments = [
+        f"--config_files={finished['best_config']}",
+        f"--seed={row['seed']}",
+        f"--run_dir={tmp_path}/again",
+        *machine,
+    ]
     assert main(["run", *arguments]) == 0
     again = json.loads((tmp_path / "again/result.json").read_text())
     assert again["test"] == row["test"] and again["best_valid"] == row["best_valid"]
@@ -220,9 +230,8 @@ def test_a_front(search, tmp_path, capsys):
     assert [point["values"][0] for point in found["front"]] == sorted(
         (point["values"][0] for point in found["front"]), reverse=True
     )
-    assert run(config_file_list=[found["front"][-1]["config"]], config_dict={"run_dir": str(tmp_path / "run")})[
-        "result"
-    ]
+    settings = found["machine"] | {"run_dir": str(tmp_path / "run")}
+    assert run(config_file_list=[found["front"][-1]["config"]], config_dict=settings)["result"]
     arguments = {"study_dir": tmp_path / "study", "space": tmp_path / "space.yaml", "trials": 5, **write_data(tmp_path)}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     objectives = "--objectives=ndcg@3,averagepopularity@3,parameters,seconds_per_user"

@@ -350,6 +350,16 @@ def cpr_predicts():
 
 
 @check
+def cpr_reranks_what_there_is():
+    for name in ("GRU4RecCPR", "SASRecCPR"):
+        parts = pieces(name, reranker_CAN_NUM=10_000)
+        for batch in parts.train:
+            assert torch.isfinite(parts.model.calculate_loss(batch))
+            break
+        assert torch.isfinite(parts.model.full_sort_predict(rows(parts.test))).all()
+
+
+@check
 def pop_counts_every_interaction():
     for size in (7, 10_000):  # a batch of all interactions holds each item many times
         parts = pieces("Pop", train_batch_size=size)

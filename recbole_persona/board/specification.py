@@ -1,12 +1,11 @@
 """``board.yaml``, read and checked: what a page compares, and how. No model, no data and no run is looked at here."""
 
-import difflib
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from recbole_persona.config import Config, read_yaml
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, nearest
 
 PICTURES = {"intervals": {"metric"}, "frontier": {"x", "y"}, "groups": {"split", "metric"}, "curves": set()}
 _BOARD = {
@@ -404,8 +403,7 @@ def _mapping(given, where) -> dict:
 def _only(values, allowed, where):
     for key in values:
         if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.0)
-            raise UserError(f"There is no key {key!r} in {where}; the nearest is {near[0]!r}.")
+            raise UserError(f"There is no key {key!r} in {where}{nearest(key, allowed)}.")
 
 
 def _one_of(what, value, allowed):
@@ -417,5 +415,4 @@ def _one_of(what, value, allowed):
 def _known(name, names, where):
     if name is None or name in names:
         return
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
-    raise UserError(f"{where} names {name!r}, which is no row; the nearest is {near[0]!r}.")
+    raise UserError(f"{where} names {name!r}, which is no row{nearest(name, names)}.")

@@ -1,14 +1,12 @@
 """From finished cells to rows: what ``<page>.json`` holds, and all that a page needs to be printed."""
 
 import math
-import sys
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 from recbole.evaluator import smaller_metrics
 from scipy import stats
-from tqdm import tqdm
 
 from recbole_persona.board.cells import Cell
 from recbole_persona.board.comparisons import add_statistics
@@ -28,6 +26,7 @@ from recbole_persona.evaluate.significance import (
     paired_bootstrap,
     values_by_user,
 )
+from recbole_persona.progress import progress
 from recbole_persona.runs import RunFolder
 
 
@@ -256,7 +255,7 @@ def _compare_all(board, part, rows, finished, metrics):
     """Every row against what it is tested against: the difference, and its standard error over users."""
     against = {row.name: row.against or board.baseline for row in part.rows if row.name in finished}
     against = {name: base for name, base in against.items() if base in finished and base != name}
-    bar = tqdm(metrics, desc=f"comparisons on {part.dataset}", unit="metric", disable=not sys.stderr.isatty())
+    bar = progress(metrics, desc=f"comparisons on {part.dataset}", unit="metric")
     for metric in bar:
         found = {name: _comparison(board, metric, finished[name], finished[base]) for name, base in against.items()}
         found = {name: comparison for name, comparison in found.items() if comparison is not None}

@@ -25,6 +25,39 @@ COMMANDS = {
     "convert": "make atomic files from MovieLens, Amazon and sequence files",
     "doctor": "versions, what is repaired, what is missing",
 }
+EXAMPLES = {
+    "run": (
+        "--model=AMPCF --dataset=ml-100k --epochs=20 --run_dir=runs/films",
+        "--model=SASRec --dataset=ml-100k --metrics=[NDCG,Recall] --topk=[5,10]",
+    ),
+    "evaluate": ("--run=runs/films", "--run=runs/films --topk=[1,5] --json"),
+    "recommend": ("--run=runs/films --user=196,186 --topk=5", "--run=runs/films --all --out=lists.csv"),
+    "explain": ("--run=runs/films --user=196 --topk=5", "--run=runs/films --history=50,181,172 --json"),
+    "generate": ("--run=runs/DIR --user=u1 --item=i751,i822", "--run=runs/DIR --split=test --out=texts.jsonl --resume"),
+    "export": ("--run=runs/films --out=vectors", "--run=runs/films --out=vectors --format=parquet"),
+    "tune": (
+        "--model=AMPCF --dataset=ml-100k --trials=30 --workers=2",
+        "--model=BPR --dataset=ml-100k --space=space.yaml --storage=sqlite:///study.db --resume",
+    ),
+    "leaderboard": ("board.yaml --workers=2", "board.yaml --print"),
+    "convert": (
+        "csv ratings.csv --user=customer --item=product --rating=stars --time=bought_at",
+        "movielens ml-1m --name=films",
+    ),
+    "doctor": ("", "--repairs"),
+}
+PAGES = {
+    "run": "docs/config.md lists the settings, docs/runs.md what a run folder holds",
+    "evaluate": "docs/protocols.md",
+    "recommend": "docs/serving.md",
+    "explain": "docs/explain.md",
+    "generate": "docs/generate.md",
+    "export": "docs/serving.md",
+    "tune": "docs/tune.md, docs/space.md",
+    "leaderboard": "docs/leaderboard.md",
+    "convert": "docs/data.md",
+    "doctor": "docs/upstream.md",
+}
 
 
 def main(argv=None) -> int:
@@ -78,18 +111,13 @@ def _dispatch(argv) -> int:
     if known.version:
         from recbole_persona.runs import versions
 
-        print(versions()["recbole_persona"])
+        print(f"recbole-persona {versions()['recbole_persona']}")
         return 0
     if known.command is None:
         parser.print_help()
         return 0
     module = importlib.import_module(f"recbole_persona.cli.{known.command}")
-    command = _Parser(
-        f"recbole-persona {known.command}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(command)
+    command = command_parser(known.command)
     arguments, settings = command.parse_known_args(rest)
     if settings and not getattr(module, "takes_settings", False):
         command.error(f"unrecognised arguments: {' '.join(settings)}")
@@ -97,21 +125,45 @@ def _dispatch(argv) -> int:
     return module.main(arguments)
 
 
+def command_parser(command: str) -> argparse.ArgumentParser:
+    """The parser of a sub-command; its help ends with two examples and the page that tells more."""
+    module = importlib.import_module(f"recbole_persona.cli.{command}")
+    lines = [f"  recbole-persona {command} {example}".rstrip() for example in EXAMPLES[command]]
+    parser = _Parser(
+        f"recbole-persona {command}",
+        description=module.__doc__,
+        epilog="\n".join(["examples:", *lines, "", f"more: {PAGES[command]}"]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
 def parse_settings(arguments: list[str]) -> dict:
-    """``--key=value`` (or a bare ``--key`` for true) as RecBole's users type settings; values are read as literals.
+    """``--key=value`` or ``--key value`` (a bare ``--key`` is true) as RecBole's users type settings.
+
+    Values are read as literals; a list may have lost its quotes to the shell.
 
     Raises:
         UserError: another form, or one key with two values.
     """
-    from recbole_persona.config import literal
+    from recbole_persona.config import typed
 
-    settings = {}
-    for argument in arguments:
+    settings, rest = {}, list(arguments)
+    while rest:
+        argument = rest.pop(0)
         key, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not key:
             raise UserError(f"Cannot read {_without_urls(argument)!r}; write settings as --key=value.")
-        value = literal(value) if equals else True
+        if not equals and rest and _is_value(rest[0]):
+            equals, value = True, rest.pop(0)
+        value = typed(value) if equals else True
         if settings.setdefault(key, value) != value:
             both = _without_urls(f"{settings[key]!r} and {value!r}")
             raise UserError(f"--{key} is given twice, as {both}.")
     return settings
+
+
+def _is_value(argument: str) -> bool:
+    """Whether an argument behind a bare ``--key`` is its value; a negative number is one."""
+    return not argument.startswith("-") or re.match(r"-[\d.]", argument) is not None

@@ -180,6 +180,9 @@ def _why(reason):
     from rich.text import Text
 
     first, *others = sorted(reason["personas"], key=lambda persona: -persona["weight"])
+    if not first["history"]:  # a reason is something the user did
+        return Text("no reason: the persona behind it stands for nothing of the history", style="dim")
+    others = [persona for persona in others if persona["history"]]
     parts = [(f"{first['weight']:.0%} {first['name']}", _colour(first["persona"]))]
     if others and others[0]["weight"] > CLOSE * first["weight"]:
         parts += [", then ", (f"{others[0]['weight']:.0%} {others[0]['name']}", _colour(others[0]["persona"]))]

@@ -68,4 +68,5 @@ def print_rows(dataset, rows) -> None:
     columns = {"#": "right", "row": "left", "status": "left", **dict.fromkeys(metrics, "right")}
     print_table(dataset, columns, lines)
     if len(metrics) < len(known):
-        print(f"{len(known) - len(metrics)} more metrics are on the page.")
+        more = len(known) - len(metrics)
+        print("1 more metric is on the page." if more == 1 else f"{more} more metrics are on the page.")

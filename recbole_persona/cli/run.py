@@ -33,6 +33,8 @@ def main(arguments) -> int:
         rerun=arguments.rerun,
         trust=arguments.trust,
     )
+    if not outcome["trained"]:
+        print("The run is complete already and nothing was trained (--rerun trains again); its result:")
     print_result(outcome["result"], outcome["run_dir"])
     return 0
 

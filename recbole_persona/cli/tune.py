@@ -5,12 +5,13 @@ with --resume; the same command on another machine, with the same --storage, wor
 """
 
 import os
+import shlex
 import statistics
 import sys
 
 from recbole_persona.cli.run import split_files
 from recbole_persona.cli.tables import print_table
-from recbole_persona.config import literal
+from recbole_persona.config import typed
 from recbole_persona.errors import UserError, hidden
 
 takes_settings = True
@@ -66,8 +67,8 @@ def main(arguments) -> int:
         arguments.dataset,
         [file for group in arguments.config_files for file in split_files(group)],
         arguments.settings,
-        sampler=literal(arguments.sampler),
-        pruner=literal(arguments.pruner),
+        sampler=typed(arguments.sampler),
+        pruner=typed(arguments.pruner),
         objectives=arguments.objectives.split(",") if arguments.objectives else None,
         seeds=_seeds("seeds", arguments.seeds),
         select_seeds=_seeds("select_seeds", arguments.select_seeds),
@@ -111,7 +112,7 @@ def print_study(found: dict) -> None:
         print(f"outside its range, and so not tried first: the default of {', '.join(found['defaults_outside'])}")
     if found["front"] is not None:
         for point in found["front"]:
-            print(f"trial {point['number']}: recbole-persona run --config_files={point['config']}")
+            print(f"trial {point['number']}: {_again(point['config'], found)}")
         return
     if found["selection"]:
         _print_selection(found["selection"], next(iter(found["objectives"])))
@@ -121,7 +122,13 @@ def print_study(found: dict) -> None:
     print_table("the best settings", {"setting": "left", "best": "right", "searched": "left"}, ranges)
     if found["test"]:
         _print_test(found["test"])
-    print(f"again: recbole-persona run --config_files={found['best_config']}")
+    print(f"again: {_again(found['best_config'], found)}")
+
+
+def _again(config, found) -> str:
+    """The command that trains with the settings of a file, which holds nothing of this machine."""
+    arguments = [f"--{key}={value}" for key, value in found.get("machine", {}).items()]
+    return shlex.join(["recbole-persona", "run", f"--config_files={config}", *arguments])
 
 
 def _print_selection(told, objective):

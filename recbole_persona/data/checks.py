@@ -6,7 +6,6 @@ just read them, and only a file with a fault is read again: a clean one costs a 
 """
 
 import csv
-import difflib
 import math
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_persona.data import ids, texts
-from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.errors import UserError, nearest, one_sentence
 from recbole_persona.unused import mentions
 
 _TYPES = (*(kind.value for kind in FeatureType), texts.TYPE)
@@ -57,7 +56,7 @@ def checked_reading(config):
     except UnicodeDecodeError as error:
         encoding = config["encoding"] or "UTF-8"
         raise UserError(f"The data set {config['dataset']!r} is not {encoding} text; set --encoding=….") from error
-    except (ValueError, KeyError, IndexError, AssertionError, NotImplementedError) as error:
+    except (ValueError, KeyError, IndexError, AssertionError, TypeError, AttributeError, RuntimeError) as error:
         if fault := _first_fault(config):
             raise UserError(fault) from error
         if "num_samples" in str(error):  # of torch's sampler
@@ -82,6 +81,8 @@ def check_atomic_files(config) -> None:
         header = _header(path, config)
         fields = dict(header)
         wanted = _wanted(config, suffix)
+        if wanted and _unwanted(config, suffix):
+            raise UserError(f"load_col and unload_col both name columns of {suffix!r}; keep one of the two.")
         for field in wanted if wanted is not None else ():
             if field not in fields:
                 raise UserError(_no_column(path, field, fields, f"load_col names it for {suffix!r}"))
@@ -89,13 +90,61 @@ def check_atomic_files(config) -> None:
             field = config[key]
             if field not in fields:
                 raise UserError(_no_column(path, field, fields, f"it is the {key}"))
-            if (wanted is not None and field not in wanted) or field in _unwanted(config, suffix):
-                raise UserError(f"The column {field!r} of {path} is the {key} and must be loaded; add it to load_col.")
+            if not _is_loaded(config, suffix, field):
+                remedy = _loading(config, suffix, field)
+                raise UserError(f"The column {field!r} of {path} is the {key} and must be loaded; {remedy}.")
             expected = "float" if key == "TIME_FIELD" else "token"
             if fields[field] != expected:
                 raise UserError(f"The column {field!r} of {path} must be of type {expected}; it is {fields[field]!r}.")
         if suffix == "inter" and config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["benchmark_filename"]:
             _check_lists(config, path, fields)
+    for key in ("threshold",) if config["benchmark_filename"] else ("val_interval", "threshold"):
+        for field, value in (config[key] or {}).items():
+            _check_read(config, key, field, value)
+
+
+def _check_read(config, key, field, value):
+    """A column that ``val_interval`` or ``threshold`` reads must be loaded, and be of a type that it can read."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    suffixes = ("user", "item") if key == "val_interval" else ()  # a label is one of the interactions
+    others = [(folder / f"{name}.{suffix}", suffix) for suffix in suffixes]
+    found = {
+        path: (suffix, dict(_header(path, config))) for path, suffix in [*_files(config), *others] if path.is_file()
+    }
+    places = [(path, suffix, fields[field]) for path, (suffix, fields) in found.items() if field in fields]
+    places = [place for place in places if key == "val_interval" or place[1] == "inter"]
+    if not places:
+        known = [column for suffix, fields in found.values() if suffixes or suffix == "inter" for column in fields]
+        have = f"the data set {name!r} has {', '.join(dict.fromkeys(known))}"
+        raise UserError(f"{key} reads the column {field!r}, and {have}{nearest(field, known)}.")
+    path, suffix, kind = next((place for place in places if _is_loaded(config, place[1], field)), places[0])
+    if not _is_loaded(config, suffix, field):
+        raise UserError(
+            f"{key} reads the column {field!r} of {path}, which is not loaded; {_loading(config, suffix, field)}."
+        )
+    if key == "threshold" and kind != "float":
+        raise UserError(f"threshold compares numbers, and the column {field!r} of {path} is of type {kind}.")
+    if kind not in ("float", "token"):
+        raise UserError(
+            f"val_interval keeps rows by single values, and the column {field!r} of {path} is of type {kind}; leave it out."
+        )
+    if key == "val_interval" and isinstance(value, str) != (kind == "float"):
+        form = "an interval such as '[3,inf)'" if kind == "float" else "a list of values"
+        raise UserError(f"val_interval of {field}, a column of type {kind}, must be {form}; it is {value!r}.")
+
+
+def _is_loaded(config, suffix, field) -> bool:
+    wanted = _wanted(config, suffix)
+    return (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
+
+
+def _loading(config, suffix, field) -> str:
+    """How a column comes to be loaded."""
+    if field in _unwanted(config, suffix):
+        return f"take it out of unload_col of {suffix!r}"
+    columns = dict(config["load_col"])
+    columns[suffix] = [*(columns.get(suffix) or ()), field]
+    return f'append --load_col="{columns}"'
 
 
 def check_split(config, loaders) -> None:
@@ -306,9 +355,7 @@ def _header(path, config) -> list[tuple[str, str]]:
 
 
 def _no_column(path, field, fields, why) -> str:
-    near = difflib.get_close_matches(str(field), fields, n=1, cutoff=0.5)
-    hint = f"; the nearest is {near[0]!r}" if near else ""
-    return f"{path} has no column {field!r} ({why}); it has {', '.join(fields)}{hint}."
+    return f"{path} has no column {field!r} ({why}); it has {', '.join(fields)}{nearest(field, fields)}."
 
 
 def _check_interactions(dataset):

@@ -6,7 +6,6 @@ a line is a row, and separators alone separate cells. RecBole's table holds the 
 filtered, split, sorted and gathered with its row; ``dataset.texts[name]`` holds the texts.
 """
 
-import difflib
 import importlib
 import io
 import re
@@ -15,7 +14,7 @@ from array import array
 import numpy as np
 
 from recbole_persona.data.lines import line_fault
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, nearest
 from recbole_persona.registry import METRICS, get_model
 from recbole_persona.upstream.repair import around, seen_as
 
@@ -264,11 +263,9 @@ def install() -> None:
         upstream(self, token, dataset_path)
         for name in named(self.config):
             if name not in self.texts:
-                near = difflib.get_close_matches(name, self.field2type, n=1)
-                hint = f"; the nearest is {near[0]!r}" if near else ""
                 raise UserError(
                     f"text_fields names {name!r}, which is no column that is loaded of the data set {token!r} "
-                    f"(load_col){hint}."
+                    f"(load_col){nearest(name, self.field2type)}."
                 )
 
     @around(Dataset, "_get_load_and_unload_col")

@@ -77,8 +77,15 @@ class FullSortLoader(FullSortEvalDataLoader):
 
     @cached_property
     def uid2history_item(self) -> np.ndarray:
-        """(n_users,) tensors of what is masked, for RecBole's ``case_study``."""
-        return self._by_user(self.seen)
+        """(n_users,) tensors of what is masked, for RecBole's ``case_study``; of users without a case all that they have met."""
+        found = self._by_user(self.seen)
+        users, items = up_to_phase(self._sampler) if self.masks else (torch.empty(0), torch.empty(0))
+        n_items = self._dataset.item_num
+        users, items = np.divmod(distinct(users.numpy().astype(np.int64) * n_items + items.numpy()), n_items)
+        ends = np.searchsorted(users, np.arange(len(found) + 1))
+        for user in np.flatnonzero([each is None for each in found]):
+            found[user] = torch.from_numpy(items[ends[user] : ends[user + 1]])
+        return found
 
     def _by_user(self, windows):
         found = np.full(self._dataset.user_num, None)

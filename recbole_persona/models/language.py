@@ -289,11 +289,7 @@ class LanguageRecommender(SequentialRecommender):
     def check_written(self, task):
         """UserError for a task that the model has not learned, or that is answered with an item."""
         if task not in self.tasks or TASKS[task].target != "text":
-            learned = [name for name in self.tasks if TASKS[name].target == "text"]
-            raise UserError(
-                f"This {type(self).__name__} writes sentences for {', '.join(learned) or 'no task'}, not for {task!r}; it has "
-                f"learned {', '.join(self.tasks)} (tasks)."
-            )
+            raise UserError(f"This model was not trained on the task {task!r} (trained: {', '.join(self.tasks)}).")
 
     @torch.no_grad()
     def generate(self, interaction, task="explanation", *, beams=None, sampling=None) -> list[str]:

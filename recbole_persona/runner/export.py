@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from recbole_persona.runner.people import PersonaUsers
 from recbole_persona.runner.persona_reasons import has_personas
 from recbole_persona.runner.ranking import all_scores, is_sequential, user_rows
 from recbole_persona.runner.user_vectors import run_vectors
-from recbole_persona.upstream.files import atomic_path, write_text
+from recbole_persona.upstream.files import atomic_path, folder_beside, write_text
 
 FORMATS = ("npz", "parquet")
 CHECKED = 64  # users whose scores are compared with the products of the vectors
@@ -121,9 +121,9 @@ def export_vectors(loaded, out, form="npz") -> list[Path]:
     if form == "parquet":
         _arrow()
     vectors = vectors_of(loaded)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as temporary:
-        folder = Path(temporary) / out.name
+    temporary = folder_beside(out)
+    try:
+        folder = temporary / out.name
         folder.mkdir()
         write(folder, vectors, loaded.dataset)
         _write_index(folder, vectors)
@@ -139,6 +139,8 @@ def export_vectors(loaded, out, form="npz") -> list[Path]:
         write_text(folder / "about.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         names = sorted(file.name for file in folder.iterdir())
         os.replace(folder, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return [out / name for name in names]
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from recbole_persona.errors import Busy, UserError
 from recbole_persona.evaluate.protocols import config_with
@@ -18,6 +16,7 @@ from recbole_persona.evaluate.text_pass import HeldOutTexts
 from recbole_persona.lm.sampling import NucleusSampling, row_numbers
 from recbole_persona.lm.tasks import TASKS
 from recbole_persona.models.language import LanguageRecommender
+from recbole_persona.progress import progress
 from recbole_persona.runner.pairs import read_pairs
 from recbole_persona.runner.people import KnownUsers, internal_ids
 from recbole_persona.runner.training import load
@@ -86,12 +85,14 @@ def _check_free(out, resume):
 @contextmanager
 def _only_writer(out):
     """Hold the file while it is written; Busy when another process does. The lock file is removed at the end."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise Busy(f"Another process writes {out}; wait for it, or name another file.") from None
+    except OSError as error:
+        raise UserError(f"{out} could not be written ({error.strerror}); name another folder.") from None
     try:
         yield
     finally:
@@ -182,7 +183,7 @@ class Generation:
         """
         size = self.loaded.config["text_batch_size"]
         starts = range(first // size * size, len(self), size) if first < len(self) else ()
-        for start in tqdm(starts, desc="rows", unit="batch", disable=len(starts) < 2 or not sys.stderr.isatty()):
+        for start in progress(starts, desc="rows", unit="batch", disable=len(starts) < 2):
             numbers = np.arange(start, min(start + size, len(self)))
             rows = self.names(numbers)
             columns = {"text": self._written(numbers), **self.asked.known(numbers)}

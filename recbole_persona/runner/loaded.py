@@ -3,7 +3,6 @@
 Ids are external ones, those of the files.
 """
 
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from recbole_persona.config import Config
 from recbole_persona.data.titles import ItemTexts, item_texts
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.faithfulness import faithfulness
+from recbole_persona.progress import progress
 from recbole_persona.runner.export import export_vectors
 from recbole_persona.runner.history_reasons import explains_by_history, history_reasons
 from recbole_persona.runner.neighbour_reasons import explains_by_neighbours, neighbour_reasons
@@ -96,7 +95,7 @@ class Loaded(_LoadedRun):
         people = find_people(self, users, history, skip_unknown)
         texts = self.texts(title_field)
         parts = batches(np.arange(len(people.labels)), self.dataset.item_num, self.config["eval_batch_size"])
-        for members in tqdm(parts, desc="users", unit="batch", disable=len(parts) == 1 or not sys.stderr.isatty()):
+        for members in progress(parts, desc="users", unit="batch", disable=len(parts) == 1):
             with enough_beams(self, topk):
                 table = self._ranked(people, members, topk, mask_history, texts)
             yield table

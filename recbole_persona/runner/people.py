@@ -5,14 +5,13 @@ and for models that explain ``pairs(members, items)``, ``explain(members, items)
 positions among the people, items are internal ids.
 """
 
-import difflib
 from logging import getLogger
 
 import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, nearest
 from recbole_persona.evaluate.collector import with_items
 from recbole_persona.layers.explanation import Explanation
 from recbole_persona.runner.ranking import (
@@ -89,9 +88,9 @@ def internal_ids(dataset, field, tokens, what, skip_unknown=False) -> np.ndarray
     unknown = [token for token in tokens if not known.get(token)]  # 0 is padding
     if unknown and not skip_unknown:
         examples = list(known)[1:]
-        near = difflib.get_close_matches(unknown[0], examples, n=3, cutoff=0.5) if len(examples) < 10**5 else []
-        hint = f"near {unknown[0]!r} are {', '.join(near)}" if near else f"it has {', '.join(examples[:3])} …"
-        raise UserError(f"{dataset.dataset_name} has no {what} {names_of(unknown)}; {hint}.")
+        near = nearest(unknown[0], examples, 3) if len(examples) < 10**5 else ""
+        hint = near or f"; it has {', '.join(examples[:3])} …"
+        raise UserError(f"{dataset.dataset_name} has no {what} {names_of(unknown)}{hint}.")
     ids = np.array([known[token] for token in tokens if known.get(token)], dtype=np.int64)
     if not len(ids):
         raise UserError(f"No {what} of {dataset.dataset_name} is named; write external ids, separated by commas.")

@@ -41,7 +41,7 @@ def persona_reasons(loaded, people, chosen, heads, texts) -> list[dict]:
                 "verb": texts.verb,
                 "because": [
                     {"item": str(tokens[row]), "title": titles[row], "weight": float(shares[row, persona])}
-                    for row in because[persona]
+                    for row in (because[persona] if items_of[persona] else ())
                 ],
             }
         )

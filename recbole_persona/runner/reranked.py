@@ -1,6 +1,5 @@
 """A finished run with its lists re-ranked: how strongly is chosen on validation, then tested once, in a folder like a run's."""
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,6 @@ import scipy.sparse as sp
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.utils import EvaluatorType, get_trainer
-from tqdm import tqdm
 
 from recbole_persona.data.training_part import training_matrix
 from recbole_persona.errors import UserError
@@ -22,6 +20,7 @@ from recbole_persona.evaluate.passes import Pass, passes
 from recbole_persona.evaluate.per_user import case_table
 from recbole_persona.evaluate.reranking import blended, calibrated, mmr, proportional
 from recbole_persona.evaluate.ruler import svd_vectors, tastes
+from recbole_persona.progress import progress
 from recbole_persona.runner.training import load, protocol
 from recbole_persona.runs import RunFolder, commit, config_hash, split_hash, versions
 
@@ -227,7 +226,7 @@ def _measure(trainer, loader, lists, candidates, weights) -> dict:
     parts = {weight: replace(ranking, collector=_another(ranking.collector)) for weight in weights}
     trainer.tot_item_num, trainer.item_tensor = dataset.item_num, dataset.get_item_feature().to(trainer.device)
     trainer.model.eval()
-    for batch in tqdm(loader, desc="re-ranking", unit="batch", disable=not sys.stderr.isatty()):
+    for batch in progress(loader, desc="re-ranking", unit="batch"):
         rows, scores, positive_u, positive_i = trainer._full_sort_batch_eval(batch)
         best = scores.topk(min(candidates, scores.shape[1]))
         orders = _orders(best, rows, lists, weights, max(trainer.config["topk"]))

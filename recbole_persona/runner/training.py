@@ -22,6 +22,7 @@ from recbole_persona.data.checks import check_split, checked_reading
 from recbole_persona.errors import Untrusted, UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
+from recbole_persona.progress import progress
 from recbole_persona.runner.loaded import Loaded
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.overrides import check_overrides
@@ -63,8 +64,8 @@ def run(
         trust: run the code that only the ``config.yaml`` of a run folder names, here or in ``user_vectors``; see docs/runs.md.
 
     Returns:
-        RecBole's keys ``best_valid_score, valid_score_bigger, best_valid_result, test_result``, and ``run_dir`` and
-        ``result`` (the content of ``result.json``).
+        RecBole's keys ``best_valid_score, valid_score_bigger, best_valid_result, test_result``, and ``run_dir``,
+        ``result`` (the content of ``result.json``) and ``trained`` (false where the folder held a finished run).
 
     Raises:
         UserError: whatever the user can mend: names, keys, data, a folder in use, NaN losses, a full disk.
@@ -77,20 +78,17 @@ def run(
     check_steps(config, get_trainer(config["MODEL_TYPE"], config["model"]))
     if not saved:
         with tempfile.TemporaryDirectory() as folder:
-            return {**_run_in(RunFolder(folder), config, False, tested, callback, trust), "run_dir": None}
+            return {**_run_in(RunFolder(folder), config, False, tested, callback, trust, named=False), "run_dir": None}
     folder = RunFolder(config["run_dir"] or default_path(config))
+    if not rerun and folder.started and folder.complete:
+        return _finished(folder, config, tested)  # nothing is written: the folder may be one that is only read
     with folder.lock():
         if rerun:
             folder.clear()
         elif resume or folder.started:
             _check_same_settings(folder, config)
-            if folder.complete and tested and not folder.result()["test"]:
-                raise UserError(
-                    f"{folder.path} holds a run that was not tested; test it with `recbole-persona evaluate "
-                    f"--run={folder.path}`, or start again with --rerun."
-                )
-            if folder.complete:
-                return _returned(folder, config)
+            if folder.complete:  # by the process that held the lock
+                return _finished(folder, config, tested)
             if not resume:
                 raise UserError(
                     f"{folder.path} holds a run that did not finish; continue it with --resume={folder.path}, "
@@ -103,6 +101,17 @@ def run(
                 raise  # the trainer has said how to continue
             advice = f"continue with --resume={folder.path}" if folder.started else "nothing had begun"
             raise KeyboardInterrupt(f"interrupted; {advice}.") from None
+
+
+def _finished(folder, config, tested) -> dict:
+    """What :func:`run` returns of a folder that holds a finished run."""
+    _check_same_settings(folder, config)
+    if tested and not folder.result()["test"]:
+        raise UserError(
+            f"{folder.path} holds a run that was not tested; test it with `recbole-persona evaluate "
+            f"--run={folder.path}`, or start again with --rerun."
+        )
+    return _returned(folder, config, trained=False)
 
 
 def _resumed_config(folder, model, dataset, files, settings, trust) -> Config:
@@ -131,7 +140,7 @@ def _check_same_settings(folder, config):
         )
 
 
-def _run_in(folder, config, resume, tested, callback, trust) -> dict:
+def _run_in(folder, config, resume, tested, callback, trust, named=True) -> dict:
     config["run_dir"] = str(folder.path)
     if "show_progress" not in config.external_config_dict:
         config["show_progress"] = False  # one bar over the epochs instead of RecBole's two per epoch
@@ -157,6 +166,10 @@ def _run_in(folder, config, resume, tested, callback, trust) -> dict:
             # only now: data that cannot be read, or a model that cannot be made, leave no run behind
             folder.begin(given, split)
         folder.write_ids(dataset)
+        for note in config.notes:
+            logger.log(logging.WARNING if callback is None else logging.INFO, note)
+        if named and callback is None:  # else somebody else tells what goes on
+            tqdm.write(f"run folder: {folder.path}; log: {folder.log_file}", file=sys.stderr)
         give_back_memory()  # what a model takes while it is made (a graph of neighbours) can be as large as itself
         logger.info(model)
         n_parameters, n_trainable = parameter_counts(model)
@@ -200,10 +213,10 @@ def _run_in(folder, config, resume, tested, callback, trust) -> dict:
                 "commit": commit(),
             }
         )
-    return _returned(folder, config)
+    return _returned(folder, config, trained=True)
 
 
-def _returned(folder, config) -> dict:
+def _returned(folder, config, trained) -> dict:
     result = folder.result()
     return {
         "model": config["model"],
@@ -213,6 +226,7 @@ def _returned(folder, config) -> dict:
         "test_result": result["test"],
         "run_dir": str(folder.path),
         "result": result,
+        "trained": trained,
     }
 
 
@@ -228,11 +242,14 @@ def _statistics(dataset, parts) -> dict[str, int]:
 
 
 def _fit(trainer, loaders, callback, config):
-    """RecBole's ``fit``; its trainers of decision trees know no callback."""
+    """RecBole's ``fit``; its trainers of decision trees know no callback. TensorBoard's thread ends with it."""
     arguments = {"saved": True, "show_progress": config["show_progress"], "verbose": True}
     if hasattr(trainer, "optimizer"):
         arguments["callback_fn"] = callback
-    return trainer.fit(loaders[0], loaders[1], **arguments)
+    try:
+        return trainer.fit(loaders[0], loaders[1], **arguments)
+    finally:
+        trainer.tensorboard.close()  # a folder that goes away would make its thread fail
 
 
 def _data(config):
@@ -314,8 +331,25 @@ def load_data(run_dir, config_dict=None, trust=False, use="load", *, unfinished=
     with _quiet():
         dataset, loaders = _data(config)
     if split_hash([loader._dataset for loader in loaders]) != known:
-        raise UserError(_changed_data(config, folder))
+        raise UserError(_another_split(config, folder) or _changed_data(config, folder))
     return config, dataset, loaders
+
+
+def _another_split(config, folder) -> str | None:
+    """The first setting by which this command splits the data in another way than the run did, as a sentence."""
+    written = read_yaml(folder.config_file)
+    ways = {"split_seed": (written.get("split_seed"), config["split_seed"])}
+    ways |= {
+        f"{part} in eval_args": (written["eval_args"].get(part), config["eval_args"][part])
+        for part in ("split", "order", "group_by")
+    }
+    for what, (before, now) in ways.items():
+        if before != now:
+            return (
+                f"{what} is {now} and was {before} in the run in {folder.path}: with another split, the run would be tested "
+                f"on rows that it was trained on; leave it out."
+            )
+    return None
 
 
 def _changed_data(config, folder, advice="") -> str:
@@ -378,21 +412,22 @@ def _quiet():
 
 @contextmanager
 def _epoch_bar(config, trainer, callback):
-    """One bar over the epochs, with the loss and the validation score beside it; silent where there is no terminal."""
-    total = getattr(trainer, "epochs", config["epochs"])
-    hidden = config["show_progress"] or not sys.stderr.isatty()
-    with tqdm(
-        total=total,
+    """One bar over the epochs, with the loss and the validation score beside it; lines where there is no terminal."""
+    silent = config["show_progress"] or (callback is not None and not sys.stderr.isatty())
+    with progress(
+        total=getattr(trainer, "epochs", config["epochs"]),
         initial=getattr(trainer, "start_epoch", 0),
-        desc="epochs",
+        desc=f"{config['model']} on {config['dataset']}",
         unit="epoch",
-        disable=hidden,
+        disable=silent,
         leave=callback is None,
     ) as bar:
+        trainer.epoch_begins = lambda epoch: bar.update(epoch - bar.n)  # also where nothing is validated
 
         def after_validation(epoch, valid_score):
             loss = getattr(trainer, "train_loss_dict", {}).get(epoch, float("nan"))
-            bar.set_postfix_str(f"loss {loss:.4g}, valid {config['valid_metric'].lower()} {valid_score:.4f}")
+            scores = f"loss {loss:.4g}, valid {config['valid_metric'].lower()} {valid_score:.4f}"
+            bar.set_postfix_str(scores, refresh=False)
             bar.update(epoch + 1 - bar.n)
             if callback:
                 callback(epoch, valid_score)

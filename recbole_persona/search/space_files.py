@@ -1,7 +1,6 @@
 """Search spaces read from a YAML file (docs/space.md) or one of RecBole's hyper files; neither is evaluated as code."""
 
 import ast
-import difflib
 import json
 import math
 import reprlib
@@ -14,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from recbole.utils import argument_list
 
 from recbole_persona.config import Config, class_name, known_keys, literal, read_yaml, shipped
-from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.errors import UserError, nearest, one_sentence
 from recbole_persona.registry import canonical_name, get_model, model_entry
 from recbole_persona.search.space import Parameter, Space, is_number
 from recbole_persona.unused import is_read
@@ -140,11 +139,6 @@ def _fault(name, text) -> UserError:
     return UserError(f"{name} in the search space {text}.")
 
 
-def _nearest(name, names) -> str:
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)
-    return f"; the nearest is {near[0]!r}" if near else ""
-
-
 def _check_names(names, model):
     model_class = get_model(model) if isinstance(model, str) else model
     entry = model_entry(model if isinstance(model, str) else class_name(model))
@@ -158,7 +152,7 @@ def _check_names(names, model):
             continue
         if name.partition(".")[0] in declared:
             raise _fault(name, "lies within a setting; its choices must be whole mappings, {…} and {…}")
-        raise _fault(repr(name), f"is no config key{_nearest(name, declared)}")
+        raise _fault(repr(name), f"is no config key{nearest(name, declared)}")
 
 
 def _parameter(name, form) -> Parameter:
@@ -170,7 +164,7 @@ def _parameter(name, form) -> Parameter:
         raise _fault(name, f"must be {example}; it is {reprlib.repr(form)}")
     for attribute in form:
         if attribute not in _ATTRIBUTES:
-            raise _fault(name, f"has no attribute {attribute!r}{_nearest(attribute, _ATTRIBUTES)}")
+            raise _fault(name, f"has no attribute {attribute!r}{nearest(attribute, _ATTRIBUTES)}")
     if "choices" not in form:
         return _range(name, form)
     if "low" in form or "high" in form or "log" in form or "step" in form:
@@ -258,7 +252,7 @@ def _conditions(name, when, parameters) -> dict[str, list]:
     found = {}
     for parent, wanted in when.items():
         if parent not in parameters:
-            near = _nearest(parent, [other for other in parameters if other != name])
+            near = nearest(parent, [other for other in parameters if other != name])
             raise _fault(name, f"waits for {parent!r}, which is not in the space{near}")
         known = parameters[parent]
         if isinstance(known.distribution, FloatDistribution):

@@ -19,7 +19,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import PendingRollbackError, SQLAlchemyError
 
 from recbole_persona.errors import StorageError, UserError, one_sentence
 from recbole_persona.search.storage_url import read_url
@@ -150,6 +150,8 @@ def _reason(fault, hide) -> str:
     """The first line of what the driver or the system says, without secrets."""
     if isinstance(fault, StorageInternalError) and fault.__cause__:
         fault = fault.__cause__  # the database's own error
+    if isinstance(fault, PendingRollbackError) or getattr(fault, "connection_invalidated", False):
+        return "the connection was lost"  # what SQLAlchemy says is of its transactions
     text = hide(str(getattr(fault, "orig", None) or getattr(fault, "strerror", None) or fault)).strip()
     return text.splitlines()[0].strip(" .") if text else type(fault).__name__
 

@@ -1,6 +1,5 @@
 """What a search is: its objectives, sampler and pruner by name, and the study that all its processes share."""
 
-import difflib
 import inspect
 import itertools
 import warnings
@@ -17,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from recbole.evaluator.register import smaller_metrics
 
 from recbole_persona.config import Config
-from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.errors import UserError, nearest, one_sentence
 from recbole_persona.runs import config_hash
 from recbole_persona.search.pruning import GrowthPruner
 from recbole_persona.search.space import Space
@@ -246,9 +245,7 @@ def _named(kind, given, table) -> tuple[str, dict]:
     options = dict(given) if isinstance(given, dict) else {"name": given}
     name = str(options.pop("name", None)).lower()
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"; the nearest is {near[0]!r}" if near else ""
-        raise UserError(f"There is no {kind} named {name!r}; known are {', '.join(table)}{hint}.")
+        raise UserError(f"There is no {kind} named {name!r}; known are {', '.join(table)}{nearest(name, table)}.")
     return name, options
 
 

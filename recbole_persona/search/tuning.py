@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -15,12 +14,12 @@ import yaml
 from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
-from tqdm import tqdm
 
 from recbole_persona.config import Config
 from recbole_persona.errors import Busy, UserError
+from recbole_persona.progress import progress
 from recbole_persona.runner import run
-from recbole_persona.runs import RunFolder, config_hash, plain_config, read_json
+from recbole_persona.runs import RunFolder, config_hash, machine_config, portable_config, read_json
 from recbole_persona.search import selection
 from recbole_persona.search.space_files import read_space
 from recbole_persona.search.storage import GRACE, Storage, why_failed
@@ -90,7 +89,8 @@ def tune(
         join: only work on the trials of a study that another process has begun and will finish.
 
     Returns:
-        ``study_dir, study_name, storage, objectives, best_params, best_value, best_config`` (path of ``best.yaml``),
+        ``study_dir, study_name, storage, objectives, best_params, best_value, best_config`` (path of ``best.yaml``, which
+        holds what was set), ``machine`` (what was set besides of devices and absolute paths of data),
         ``front`` (several objectives: ``number, values, params, config`` each; else None), ``space``, ``trials``
         (``number, state, value, params, epochs, seconds, reason``), ``budget`` (``trials, pruned, failed, epochs,
         seconds``), ``edges`` (the parameters whose best value stands at an end of its range, ``lower`` or ``upper``),
@@ -251,14 +251,16 @@ def _search(search, storage, study, workers, grace, deadline, url, space, option
 
 @contextmanager
 def _trial_bar(search, study):
-    """A bar over the trials of all workers, with the best value beside it; silent where there is no terminal."""
-    with tqdm(total=search.trials, desc="trials", unit="trial", disable=not sys.stderr.isatty()) as bar:
+    """A bar over the trials of all workers, with the best value beside it; a line now and then where there is no terminal."""
+    with progress(total=search.trials, desc="trials", unit="trial") as bar:
 
         def watch(now):
             complete = [trial.value for trial in now.finished if trial.state == TrialState.COMPLETE and search.reports]
             if complete:
                 best = max(complete) if search.objectives[0].direction == "maximize" else min(complete)
-                bar.set_postfix_str(f"best {search.objectives[0].name} {best:.4f}, running {len(now.running)}")
+                bar.set_postfix_str(
+                    f"best {search.objectives[0].name} {best:.4f}, running {len(now.running)}", refresh=False
+                )
             bar.update(len(now.finished) - bar.n)
 
         yield watch
@@ -310,6 +312,7 @@ def _answer(search, study, storage, selected, told, reruns) -> dict:
         "best_value": best["value"],
         "best_config": best["config"],
         "best_number": best["number"],
+        "machine": machine_config(search.config),
         "front": front,
         "space": {name: str(parameter) for name, parameter in search.space.parameters.items()},
         "defaults_outside": study.user_attrs.get("defaults_outside", []),
@@ -333,11 +336,8 @@ def _maximised(search) -> bool:
 def _chosen(search, trial, name) -> dict:
     settings = search.space.decode(trial.params)
     config = Config(search.model, search.dataset, search.files, {**search.settings, **settings})
-    plain = plain_config(config)
-    for key in {"run_dir", "show_progress"} - set(config.external_config_dict):
-        del plain[key]  # a run chooses them for itself
     file = search.study_dir / name
-    write_text(file, yaml.safe_dump(plain, sort_keys=True, allow_unicode=True))
+    write_text(file, yaml.safe_dump(portable_config(config), sort_keys=True, allow_unicode=True))
     single = trial.values[0] if len(trial.values) == 1 else None
     return {"number": trial.number, "params": settings, "value": single, "values": trial.values, "config": str(file)}
 
@@ -361,7 +361,7 @@ def _tested(search, answer, seeds) -> list[dict] | None:
     rows = []
     for seed in seeds:
         folder = search.study_dir / "best" / f"{answer['best_number']}-seed-{seed}"
-        settings = {"seed": seed, "run_dir": str(folder)}
+        settings = machine_config(search.config) | {"seed": seed, "run_dir": str(folder)}
         begun = begun_before(RunFolder(folder))
         result = run(search.model, search.dataset, [answer["best_config"]], settings, **begun)["result"]
         kept = {key: result[key] for key in ("best_valid", "test")}

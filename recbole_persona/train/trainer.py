@@ -88,6 +88,10 @@ class _Events:
     def __init__(self, folder):
         self._folder = str(folder)
 
+    def close(self):
+        if "_writer" in vars(self):
+            self._writer.close()
+
     def __getattr__(self, name):
         if name == "_writer":
             self._writer = SummaryWriter(self._folder)
@@ -103,6 +107,7 @@ class RunTrainer:
         state_file: ``<run_dir>/state/last.safetensors``.
         seconds: of training and validation, those before a resume included.
         validations: of every validation, the epoch, the seconds until its end, and its score.
+        epoch_begins: called with the number of every epoch before it, when it is set.
     """
 
     def __init__(self, config, model):
@@ -120,6 +125,7 @@ class RunTrainer:
         self._stepped = self._count_steps() if trains_by_steps(config) else []
         self.seconds, self._since = 0.0, time.perf_counter()
         self.validations = []
+        self.epoch_begins = None
         self._resumed = None
         self._epoch = None  # the last epoch that training began
         self._sources = {"model": self.model}  # of random numbers
@@ -242,6 +248,8 @@ class RunTrainer:
     def _train_epoch(self, train_data, epoch_idx, *args, **kwargs):
         if self._steps_done():
             raise _StepsDone
+        if self.epoch_begins:
+            self.epoch_begins(epoch_idx)
         if self._resumed and self._resumed["in_epoch"]:
             # Between the start of fit and here RecBole may compute (NCL its clusters): what was saved here counts.
             with fitting(self.state_file, "this trainer"):

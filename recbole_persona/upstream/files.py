@@ -37,11 +37,9 @@ def atomic_path(path):
     """
     path = Path(path)
     check_regular(path)
-    folder = None
+    # A folder, not a file: some writers make a temporary file of their own beside the name that they are given.
+    folder = folder_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder, not a file: some writers make a temporary file of their own beside the name that they are given.
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         temporary = folder / path.name
         temporary.touch()
         mode = temporary.stat().st_mode  # as the user's umask wants it
@@ -52,14 +50,23 @@ def atomic_path(path):
         _flush(path.parent)
     except OSError as error:
         if error.errno in _DISK_ERRORS:
-            raise StorageError(_not_written(path, error.strerror)) from None
+            raise StorageError(_not_written(path, error)) from None
         raise
     finally:
-        if folder is not None:
-            with suppress(OSError):  # no shutil.rmtree: Ctrl-C in it may come out as an error of a closed file
-                for file in list(folder.iterdir()):
-                    file.unlink()
-                folder.rmdir()
+        with suppress(OSError):  # no shutil.rmtree: Ctrl-C in it may come out as an error of a closed file
+            for file in list(folder.iterdir()):
+                file.unlink()
+            folder.rmdir()
+
+
+def folder_beside(path) -> Path:
+    """Make an empty folder near ``path`` for what will become it; StorageError where nothing can be written (``/proc``)."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise StorageError(_not_written(path, error)) from None
 
 
 def check_regular(path) -> None:
@@ -77,9 +84,12 @@ def _flush(path):
         os.close(handle)
 
 
-def _not_written(path, reason):
-    kept = "the file that stood there is whole" if path.exists() else "nothing was left there"
-    return f"{path} could not be written ({reason}); {kept}. Make room, or name another folder, and start again."
+def _not_written(path, error) -> str:
+    kept = "the file that stood there is whole" if os.path.lexists(path) else "nothing was left there"
+    full = getattr(error, "errno", None) in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "make room, or name another folder," if full else "name another folder"
+    reason = getattr(error, "strerror", None) or error
+    return f"{path} could not be written ({reason}); {kept}: {remedy} and start again."
 
 
 def remove_leftovers(path) -> None:
@@ -109,7 +119,7 @@ def save_tree(tree, path) -> None:
         try:
             save_file(tensors, temporary, metadata=metadata)
         except SafetensorError as error:
-            raise StorageError(_not_written(Path(path), str(error))) from None
+            raise StorageError(_not_written(Path(path), error)) from None
         with open(temporary, "rb") as file:
             if int.from_bytes(file.read(8), "little") > _HEADER_LIMIT:
                 raise TypeError(f"{path} would hold {len(tensors)} tensors, too many for one safetensors file")
@@ -122,8 +132,7 @@ def load_tree(path, device="cpu"):
         UserError: the file is missing, truncated, a pickle, or of another format.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.")
+    check_readable(path)
     try:
         with safe_open(str(path), framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
@@ -146,6 +155,17 @@ def load_tree(path, device="cpu"):
         raise
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError):
         raise UserError(f"{path} cannot be read (its header does not fit its tensors); it was damaged.") from None
+
+
+def check_readable(path) -> None:
+    """Raise UserError for a file that is not there, or that may not be read; safetensors tells both as a missing one."""
+    try:
+        with open(path, "rb"):
+            return
+    except PermissionError:
+        raise UserError(f"{path} cannot be read: permission denied.") from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise UserError(f"There is no file {path}.") from None
 
 
 def is_pickle(path) -> bool:

@@ -219,11 +219,30 @@ def case_study_transforms():
     def mend(case_study):
         @around(case_study, "full_sort_scores")
         def full_sort_scores(upstream, uid_series, model, test_data, device=None):
+            if not (test_data.is_sequential or hasattr(test_data, "uid2history_item")):  # labelled or sampled rows
+                raise UserError(
+                    "case_study ranks all items, and the test part of this run is not evaluated on all of them; set mode to "
+                    "full in eval_args, or use recbole_persona.recommend, which needs no test rows."
+                )
+            if test_data.is_sequential:
+                _check_have_rows(test_data, uid_series)
             transformed = copy.copy(test_data)
             transformed._dataset = _Transformed(test_data)
             return upstream(uid_series, model, transformed, device)
 
     when_imported("recbole.utils.case_study", mend)
+
+
+def _check_have_rows(test_data, users):
+    """RecBole scores the test rows of the users: one without any would be left out, and the others move up."""
+    dataset = test_data._dataset
+    users = np.asarray(users)
+    without = users[~np.isin(users, dataset.inter_feat[dataset.uid_field].numpy())]
+    if len(without):
+        names = ", ".join(map(repr, map(str, dataset.id2token(dataset.uid_field, without[:5]))))
+        raise UserError(
+            f"case_study scores test rows, and there is none of user {names}; recbole_persona.recommend ranks for every user."
+        )
 
 
 class _Transformed:
@@ -262,6 +281,23 @@ def anomaly_detection_stays_off():
 def cpr_predicts():
     when_imported(f"{_SEQUENTIAL}.gru4reccpr", lambda module: setattr(module.GRU4RecCPR, "predict", _one_of_all))
     when_imported(f"{_SEQUENTIAL}.sasreccpr", lambda module: setattr(module.SASRecCPR, "predict", _one_of_all))
+
+
+@repair(
+    "model/sequential_recommender/gru4reccpr.py:272", "GRU4RecCPR and SASRecCPR re-rank 100 items, and fail on fewer"
+)
+def cpr_reranks_what_there_is():
+    def mend(name):
+        def around_init(module):
+            @around(getattr(module, name), "__init__")
+            def __init__(upstream, self, config, dataset):
+                upstream(self, config, dataset)
+                self.reranker_CAN_NUM = [min(number, self.n_items) for number in self.reranker_CAN_NUM]
+
+        return around_init
+
+    for name in ("GRU4RecCPR", "SASRecCPR"):
+        when_imported(f"{_SEQUENTIAL}.{name.lower()}", mend(name))
 
 
 @repair(

@@ -29,7 +29,7 @@ RESERVED = frozenset(STR_NA_VALUES) - {""} | {"[PAD]"}  # the last is RecBole's 
 LONGEST = 131_072  # characters in a cell that Python's csv module reads, and so RecBole
 _SEPARATORS = re.compile("[\t\n\r\0]")
 _SURROGATES = re.compile("[\ud800-\udfff]")  # halves of characters, which JSON can spell and UTF-8 cannot
-_NOT_WRITTEN = {errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_NOT_WRITTEN = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def text_cell(text) -> str:

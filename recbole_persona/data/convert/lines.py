@@ -2,13 +2,11 @@
 
 import gzip
 import os
-import sys
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
-
+from recbole_persona import progress as lines
 from recbole_persona.errors import UserError
 
 SHOWN = 5  # bad lines that are named
@@ -65,7 +63,7 @@ class Lines:
 
 
 def raw_lines(path):
-    """``(number, bytes)`` of every line of a plain or gz file, the number from 1; a progress bar on a terminal.
+    """``(number, bytes)`` of every line of a plain or gz file, the number from 1; progress is shown.
 
     Raises:
         UserError: the file is missing, may not be read, or is a damaged gz file.
@@ -113,9 +111,7 @@ def opened(path):
 
 
 def progress(path):
-    # disable=None: no bar where the screen is no terminal
-    size = os.path.getsize(path)
-    return tqdm(total=size, desc=path.name, unit="B", unit_scale=True, file=sys.stderr, leave=False, disable=None)
+    return lines.progress(total=os.path.getsize(path), desc=path.name, unit="B", unit_scale=True, leave=False)
 
 
 def _text(line, encoding):
