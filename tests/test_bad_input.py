@@ -122,13 +122,12 @@ SETTINGS = {
         {"val_interval": {"ratings": "[9,10]"}},
         "does not fit these settings: Field .ratings. not defined",
     ),
-    "threshold": ({"threshold": {"stars": 3}}, "does not fit these settings: Field .stars. not in inter_feat"),
+    "threshold": ({"threshold": {"stars": 3}}, "numbers in the column 'stars', and the .inter file has only user_id, "),
     "topk": ({"topk": [50], "valid_metric": "NDCG@50"}, "topk is 50, and the data set 'tiny' has 10 items"),
     "benchmark files": ({"benchmark_filename": ["train", "valid", "test"]}, "no file .*tiny.train.inter"),
     "additional file": ({"additional_feat_suffix": ["emb"]}, "no file .*tiny.emb; .* needs its .emb file"),
     "valid_metric": ({"valid_metric": "MRR@10"}, r"valid_metric is MRR@10, .* such as NDCG@3"),
     "valid_metric without k": ({"valid_metric": "NDCG"}, "valid_metric is NDCG, .* such as NDCG@3"),
-    "nothing to test on": ({"eval_args": {"split": {"RS": [1, 0, 0]}}}, "leaves nothing to test on"),
 }
 
 

@@ -18,6 +18,8 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_persona.data import ids, texts
+from recbole_persona.data.missing_parts import asks_for, part_files, read_parts
+from recbole_persona.data.reads import check_reads
 from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.unused import mentions
 
@@ -44,6 +46,7 @@ def checked_reading(config):
 
     def processing(dataset):
         _check_interactions(dataset)
+        _check_features(dataset)
         ids.tell_of_unknown(dataset)
         upstream(dataset)
         ids.tell_of_idle(dataset)
@@ -76,12 +79,20 @@ def check_atomic_files(config) -> None:
     """Look at the headers of every atomic file that the run will read.
 
     Raises:
-        UserError: a missing, empty or header-less file, a file without rows, a column that is needed and not there.
+        UserError: a missing, empty or header-less file, a file without rows, a column that is needed and not there, or
+            what :func:`~recbole_persona.data.reads.check_reads` refuses.
     """
+    headers, loaded = {}, {}
     for path, suffix in _files(config):
         header = _header(path, config)
         fields = dict(header)
         wanted = _wanted(config, suffix)
+        headers.setdefault(suffix, fields)
+        loaded[suffix] = {
+            field: kind
+            for field, kind in headers[suffix].items()
+            if (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
+        }
         for field in wanted if wanted is not None else ():
             if field not in fields:
                 raise UserError(_no_column(path, field, fields, f"load_col names it for {suffix!r}"))
@@ -96,10 +107,11 @@ def check_atomic_files(config) -> None:
                 raise UserError(f"The column {field!r} of {path} must be of type {expected}; it is {fields[field]!r}.")
         if suffix == "inter" and config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["benchmark_filename"]:
             _check_lists(config, path, fields)
+    check_reads(config, headers, loaded)
 
 
 def check_split(config, loaders) -> None:
-    """Refuse a split that leaves nothing to train or to test on, and a cut-off beyond the number of items.
+    """Refuse a split that leaves nothing to train on, or to test on where it should, and a cut-off beyond the items.
 
     One warning counts the pairs of user and item that a random split has put on both sides.
 
@@ -112,7 +124,7 @@ def check_split(config, loaders) -> None:
     parts = [loader._dataset for loader in loaders]
     train, _, test = parts
     for name, part in (("train", train), ("test", test)):
-        if len(part) == 0:
+        if len(part) == 0 and asks_for(name, config):
             raise UserError(_nothing_to(name, config))
     items = train.item_num - 1
     if max(config["topk"]) > items:
@@ -221,7 +233,7 @@ def _tell_of_numbers(dataset):
 def _place(dataset, row) -> str:
     """A row of all ready-made parts, counted from 0, as the file and the row in it."""
     config = dataset.config
-    for part, size in zip(config["benchmark_filename"], dataset.file_size_list):
+    for part, size in zip(part_files(config), dataset.file_size_list):
         if row < size:
             return f"Row {row + 1} below the header of {Path(config['data_path']) / config['dataset']}.{part}.inter"
         row -= size
@@ -239,7 +251,7 @@ def _files(config):
     """``(path, suffix)`` of the files that are read; UserError for one that must be there and is not."""
     folder, name = Path(config["data_path"]), config["dataset"]
     parts = config["benchmark_filename"]
-    interactions = [f"{name}.{part}.inter" for part in parts] if parts else [f"{name}.inter"]
+    interactions = [f"{name}.{part}.inter" for part in read_parts(config)] if parts else [f"{name}.inter"]
     extra = list(config["additional_feat_suffix"] or [])
     extra += ["kg", "link"] if config["MODEL_TYPE"] == ModelType.KNOWLEDGE else []
     needed = [(folder / file, "inter") for file in interactions]
@@ -325,6 +337,19 @@ def _check_interactions(dataset):
         raise UserError(_first_fault(dataset.config) or f"Row {row} of the interactions has an empty cell.")
     if dataset.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and dataset.config["benchmark_filename"]:
         _check_list_lengths(dataset)
+
+
+def _check_features(dataset):
+    """Refuse a numerical feature without a single value: RecBole would fill the column with the mean of nothing."""
+    for suffix in ("user", "item"):
+        table = getattr(dataset, f"{suffix}_feat")
+        for field in dataset.config["numerical_features"] or ():
+            if table is not None and field in table and dataset.field2type[field] == FeatureType.FLOAT:
+                if len(table) and table[field].isna().all():
+                    raise UserError(
+                        f"The column {field!r} of {dataset.dataset_name}.{suffix} has no value at all; leave it out of "
+                        "numerical_features."
+                    )
 
 
 def _first_fault(config) -> str | None:
