@@ -221,6 +221,9 @@ class Config(_RecboleConfig):
                 raise UserError(
                     f"{metric} needs a model that writes texts, such as PeaPOD; {self.model} has no generate()."
                 )
+        labelled = "labeled" in self.final_config_dict["eval_args"]["mode"].values()
+        if labelled and EvaluatorType.RANKING in kinds and EvaluatorType.VALUE not in kinds:
+            raise UserError(self._ranks_labelled(metrics[kinds.index(EvaluatorType.RANKING)]))
         if not {EvaluatorType.RANKING, EvaluatorType.VALUE} <= set(kinds):
             return
         mode = self.final_config_dict["value_mode"]
@@ -228,8 +231,19 @@ class Config(_RecboleConfig):
             raise UserError(f"value_mode must be labeled, uniN or popN (N a number); it is {mode!r}.")
         if self.final_config_dict["MODEL_TYPE"] == ModelType.DECISIONTREE:
             raise UserError(f"{self.model} scores labelled rows only; leave out the ranking metrics.")
-        if "labeled" in self.final_config_dict["eval_args"]["mode"].values():
+        if labelled:
             raise UserError("Ranking metrics need mode full, uniN or popN in eval_args; labeled goes into value_mode.")
+
+    def _ranks_labelled(self, metric):
+        given = self.external_config_dict.get("eval_args")
+        default = "" if isinstance(given, dict) and "mode" in given else f", the default of {self.model}"
+        other = (
+            "" if self.final_config_dict["MODEL_TYPE"] == ModelType.DECISIONTREE else "mode in eval_args to full, or "
+        )
+        return (
+            f"{metric} ranks items, and mode in eval_args is labeled{default}, which scores labelled rows: set {other}"
+            "metrics to value metrics, such as AUC and LogLoss, with valid_metric: AUC."
+        )
 
     def _find_data(self):
         """A data set that ships with us is found by its name when the user's ``data_path`` has none of that name."""

@@ -201,6 +201,8 @@ def get_dataloader(config, phase: str):
     found = model_entry(config["model"])
     if phase == "train" and found and found[1].train_loader:
         return import_path(found[1].train_loader)
+    if phase == "train" and config["MODEL_TYPE"] == enum_type.ModelType.TRADITIONAL:
+        return import_path("recbole_persona.data.sampling:ComputedLoader")
     upstream = _upstream_get_dataloader(config, phase)
     return import_path(_EVALUATION_LOADERS[upstream.__name__]) if upstream.__name__ in _EVALUATION_LOADERS else upstream
 
@@ -226,6 +228,7 @@ def install() -> None:
     import_path("recbole_persona.data.used_ids:install")()
     import_path("recbole_persona.data.histories:install")()
     import_path("recbole_persona.data.graph_items:install")()
+    import_path("recbole_persona.data.missing_parts:install")()
     replace_everywhere(collector.Collector, import_path("recbole_persona.evaluate.collector:Collector"))
 
 

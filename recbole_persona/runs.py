@@ -11,7 +11,7 @@ import platform
 import shutil
 import subprocess
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -98,8 +98,12 @@ class RunFolder:
 
     @contextmanager
     def lock(self):
-        """Hold the folder; Busy when another process does. The lock dies with its process."""
+        """Hold the folder; Busy when another process does. The lock dies with its process.
+
+        A folder that the lock had to make, and in which no run has begun, is removed again.
+        """
         lock = FileLock(self.path / ".lock", timeout=0)
+        made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_links()
@@ -115,6 +119,8 @@ class RunFolder:
             yield self
         finally:
             self._remove_leftovers()  # Ctrl-C may come while a file is being written, or its temporary one removed
+            if made and not (self.started or self.complete):
+                _remove(made)
             lock.release()
 
     def _refuse_links(self):
@@ -143,10 +149,14 @@ class RunFolder:
         write_text(self.run_file, json.dumps(described, indent=1))
         write_text(self.config_file, text)
 
-    def clear(self) -> None:
-        """Remove what a run wrote, and nothing else."""
+    def check_clear(self) -> None:
+        """Refuse a folder that holds something else than a run, before anything in it is removed."""
         if self.path.is_dir() and not self.started and {p.name for p in self.path.iterdir()} - {".lock", "train.log"}:
             raise UserError(f"{self.path} is not the folder of a run (it has no config.yaml); name another --run_dir.")
+
+    def clear(self) -> None:
+        """Remove what a run wrote, and nothing else."""
+        self.check_clear()
         # result.json first: a clearing that is cut short must not leave a folder that looks complete
         for file in (self.result_file, self.per_user_file, self.model_file, self.ids_file, self.log_file):
             file.unlink(missing_ok=True)
@@ -255,6 +265,14 @@ class RunFolder:
         if not self.complete:
             raise UserError(f"The run in {self.path} is not complete; continue it with --resume={self.path}.")
         return read_json(self.result_file)
+
+
+def _remove(made):
+    """Remove a folder, and the folders above it that were made for it, unless somebody else uses these by now."""
+    shutil.rmtree(made[0], ignore_errors=True)
+    for folder in made[1:]:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _sha256(text: str) -> str:

@@ -131,7 +131,6 @@ SETTINGS = {
     "additional file": ({"additional_feat_suffix": ["emb"]}, "no file .*tiny.emb; .* needs its .emb file"),
     "valid_metric": ({"valid_metric": "MRR@10"}, r"valid_metric is MRR@10, .* such as NDCG@3"),
     "valid_metric without k": ({"valid_metric": "NDCG"}, "valid_metric is NDCG, .* such as NDCG@3"),
-    "nothing to test on": ({"eval_args": {"split": {"RS": [1, 0, 0]}}}, "leaves nothing to test on"),
 }
 
 

@@ -17,6 +17,8 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_persona.data import ids, texts
+from recbole_persona.data.missing_parts import asks_for, part_files, read_parts
+from recbole_persona.data.reads import check_reads
 from recbole_persona.errors import UserError, nearest, one_sentence
 from recbole_persona.unused import mentions
 
@@ -43,6 +45,7 @@ def checked_reading(config):
 
     def processing(dataset):
         _check_interactions(dataset)
+        _check_features(dataset)
         ids.tell_of_unknown(dataset)
         upstream(dataset)
         ids.tell_of_idle(dataset)
@@ -75,14 +78,22 @@ def check_atomic_files(config) -> None:
     """Look at the headers of every atomic file that the run will read.
 
     Raises:
-        UserError: a missing, empty or header-less file, a file without rows, a column that is needed and not there.
+        UserError: a missing, empty or header-less file, a file without rows, a column that is needed and not there, or
+            what :func:`~recbole_persona.data.reads.check_reads` refuses.
     """
+    headers, loaded = {}, {}
     for path, suffix in _files(config):
         header = _header(path, config)
         fields = dict(header)
         wanted = _wanted(config, suffix)
         if wanted and _unwanted(config, suffix):
             raise UserError(f"load_col and unload_col both name columns of {suffix!r}; keep one of the two.")
+        headers.setdefault(suffix, fields)
+        loaded[suffix] = {
+            field: kind
+            for field, kind in headers[suffix].items()
+            if (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
+        }
         for field in wanted if wanted is not None else ():
             if field not in fields:
                 raise UserError(_no_column(path, field, fields, f"load_col names it for {suffix!r}"))
@@ -101,6 +112,7 @@ def check_atomic_files(config) -> None:
     for key in ("threshold",) if config["benchmark_filename"] else ("val_interval", "threshold"):
         for field, value in (config[key] or {}).items():
             _check_read(config, key, field, value)
+    check_reads(config, headers, loaded)
 
 
 def _check_read(config, key, field, value):
@@ -148,7 +160,7 @@ def _loading(config, suffix, field) -> str:
 
 
 def check_split(config, loaders) -> None:
-    """Refuse a split that leaves nothing to train or to test on, and a cut-off beyond the number of items.
+    """Refuse a split that leaves nothing to train on, or to test on where it should, and a cut-off beyond the items.
 
     One warning counts the pairs of user and item that a random split has put on both sides.
 
@@ -161,7 +173,7 @@ def check_split(config, loaders) -> None:
     parts = [loader._dataset for loader in loaders]
     train, _, test = parts
     for name, part in (("train", train), ("test", test)):
-        if len(part) == 0:
+        if len(part) == 0 and asks_for(name, config):
             raise UserError(_nothing_to(name, config))
     items = train.item_num - 1
     if max(config["topk"]) > items:
@@ -270,7 +282,7 @@ def _tell_of_numbers(dataset):
 def _place(dataset, row) -> str:
     """A row of all ready-made parts, counted from 0, as the file and the row in it."""
     config = dataset.config
-    for part, size in zip(config["benchmark_filename"], dataset.file_size_list):
+    for part, size in zip(part_files(config), dataset.file_size_list):
         if row < size:
             return f"Row {row + 1} below the header of {Path(config['data_path']) / config['dataset']}.{part}.inter"
         row -= size
@@ -288,7 +300,7 @@ def _files(config):
     """``(path, suffix)`` of the files that are read; UserError for one that must be there and is not."""
     folder, name = Path(config["data_path"]), config["dataset"]
     parts = config["benchmark_filename"]
-    interactions = [f"{name}.{part}.inter" for part in parts] if parts else [f"{name}.inter"]
+    interactions = [f"{name}.{part}.inter" for part in read_parts(config)] if parts else [f"{name}.inter"]
     extra = list(config["additional_feat_suffix"] or [])
     extra += ["kg", "link"] if config["MODEL_TYPE"] == ModelType.KNOWLEDGE else []
     needed = [(folder / file, "inter") for file in interactions]
@@ -372,6 +384,19 @@ def _check_interactions(dataset):
         raise UserError(_first_fault(dataset.config) or f"Row {row} of the interactions has an empty cell.")
     if dataset.config["MODEL_TYPE"] == ModelType.SEQUENTIAL and dataset.config["benchmark_filename"]:
         _check_list_lengths(dataset)
+
+
+def _check_features(dataset):
+    """Refuse a numerical feature without a single value: RecBole would fill the column with the mean of nothing."""
+    for suffix in ("user", "item"):
+        table = getattr(dataset, f"{suffix}_feat")
+        for field in dataset.config["numerical_features"] or ():
+            if table is not None and field in table and dataset.field2type[field] == FeatureType.FLOAT:
+                if len(table) and table[field].isna().all():
+                    raise UserError(
+                        f"The column {field!r} of {dataset.dataset_name}.{suffix} has no value at all; leave it out of "
+                        "numerical_features."
+                    )
 
 
 def _first_fault(config) -> str | None:

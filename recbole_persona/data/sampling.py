@@ -123,6 +123,13 @@ class OrderedTrainLoader(TrainDataLoader):
             yield self.collate_fn(index)
 
 
+class ComputedLoader(TrainDataLoader):
+    """RecBole's training loader for a model that is computed from what was chosen: no negatives are drawn."""
+
+    def _neg_sampling(self, inter_feat):
+        return inter_feat
+
+
 class SampledTrainLoader(OrderedTrainLoader):
     """RecBole's training loader, with its settings, for a model that reads (user, item) and negatives as a matrix.
 

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from recbole_persona.errors import UserError
 from recbole_persona.upstream.repair import around
 
 
@@ -71,6 +72,12 @@ class UsedIds:
         keys = self.pairs[self.pairs % self.n_phases <= self.phase] // (self.n_values * self.n_phases)
         return np.bincount(keys, minlength=self.n_keys)
 
+    @cached_property
+    def full(self) -> np.ndarray:
+        """(n_keys,) whether a key has met every value but the padding in some phase."""
+        met = np.bincount(self.pairs // (self.n_values * self.n_phases), minlength=self.n_keys)
+        return met + 1 == self.n_values
+
     def __len__(self):
         return self.n_keys
 
@@ -96,6 +103,21 @@ class UsedIds:
         return np.array([self._set(part) for part in np.split(self.pairs, starts)])
 
 
+def _check_left(sampler, keys):
+    """Refuse to draw for a user who has interacted with every item: each negative would be a positive of some phase."""
+    used = sampler.used_ids
+    if not isinstance(sampler, importlib.import_module("recbole.sampler.sampler").Sampler) or not used.full.any():
+        return
+    full = keys[used.full[keys]]
+    if len(full):
+        dataset = sampler.datasets[0]
+        user = str(dataset.id2token(dataset.uid_field, int(full[0])))
+        raise UserError(
+            f"No item is left to be a negative for user {user!r}, who has interacted with all {used.n_values - 1} items; "
+            "leave such users out with user_inter_num_interval."
+        )
+
+
 def install() -> None:
     """RecBole's samplers keep their used ids so."""
     module = importlib.import_module("recbole.sampler.sampler")
@@ -105,9 +127,7 @@ def install() -> None:
         feats = [dataset.inter_feat for dataset in self.datasets]
         users, items = ([feat[field].numpy() for feat in feats] for field in (self.uid_field, self.iid_field))
         used = UsedIds.by_phase(users, items, self.user_num, self.item_num)
-        if (used[-1].counts() + 1 == self.item_num).any():
-            return upstream(self)  # which says that nothing is left to be drawn
-        return dict(zip(self.phases, used))
+        return dict(zip(self.phases, used))  # RecBole refuses a user with all items here, also where nothing is drawn
 
     @around(module.KGSampler, "get_used_ids")
     def get_used_entities(upstream, self):
@@ -119,6 +139,7 @@ def install() -> None:
     def sample_by_key_ids(upstream, self, key_ids, num):
         if not isinstance(self.used_ids, UsedIds) or not len(key_ids):
             return upstream(self, key_ids, num)
+        _check_left(self, np.asarray(key_ids))
         keys = np.tile(np.array(key_ids), num)
         values = np.zeros(len(keys), dtype=np.int64)
         left = np.arange(len(keys))

@@ -60,7 +60,7 @@ class LanguageRecommender(SequentialRecommender):
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
         self.tasks = list(config["tasks"])
-        _check(config, self.tasks)
+        _check(config, self.tasks, dataset.item_num - 1)
         self.text_field = config["explanation_field"]
         self.rank_by, self.n_beams = config["rank_by"], config["n_beams"]
         self.text_beams = config["text_beams"]
@@ -321,8 +321,8 @@ class LanguageRecommender(SequentialRecommender):
         return Candidates(self.trie, allowed.scatter_(1, seen, False))
 
 
-def _check(config, tasks):
-    """UserError for values that mean nothing."""
+def _check(config, tasks, n_items):
+    """Raise UserError for settings that do not fit each other or the number of items."""
     for key, allowed in (("item_codes", CODES), ("rank_by", RANKINGS)):
         if config[key] not in allowed:
             raise UserError(f"{key} is one of {', '.join(allowed)}, not {config[key]!r}.")
@@ -336,7 +336,11 @@ def _check(config, tasks):
     if lists and not {"sequential", *(() if ranks_all else ("topn",))} & set(tasks):
         raise UserError(
             f"metrics holds some that rank {'all items' if ranks_all else 'candidates'}, and tasks ({', '.join(tasks)}) has "
-            "none that teaches it: add sequential, or name other metrics, such as rouge-l."
+            "none that teaches it: add sequential, or append --metrics=\"['rouge-l']\" --valid_metric=rouge-l."
+        )
+    if ranks_all and config["rank_by"] == "beams" and config["n_beams"] > n_items:
+        raise UserError(
+            f"n_beams is {config['n_beams']}, and the data have {n_items} items: set n_beams to {n_items} at most."
         )
     if ranks_all and config["rank_by"] == "beams" and max(config["topk"]) > config["n_beams"]:
         logging.getLogger().warning(

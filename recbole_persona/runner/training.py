@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import partial
 from logging import getLogger
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from recbole_persona.config import Config, class_name, read_yaml
 from recbole_persona.data.checks import check_split, checked_reading
+from recbole_persona.data.missing_parts import tell_of_missing
 from recbole_persona.errors import Untrusted, UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
@@ -26,11 +28,10 @@ from recbole_persona.progress import progress
 from recbole_persona.runner.loaded import Loaded
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.overrides import check_overrides
+from recbole_persona.runner.preflight import check_settings, explained
 from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
-from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.checkpoint import load_model_state
-from recbole_persona.train.steps import check_steps
 from recbole_persona.upstream.files import load_tree
 
 
@@ -74,17 +75,16 @@ def run(
         config = _resumed_config(resume, model, dataset, config_file_list, config_dict, trust)
     else:
         config = Config(model, dataset, config_file_list, config_dict)
-    check_valid_metric(config)
-    check_steps(config, get_trainer(config["MODEL_TYPE"], config["model"]))
+    check_settings(config)
     if not saved:
         with tempfile.TemporaryDirectory() as folder:
-            return {**_run_in(RunFolder(folder), config, False, tested, callback, trust, named=False), "run_dir": None}
+            return {**_run_in(RunFolder(folder), config, "new", tested, callback, trust, named=False), "run_dir": None}
     folder = RunFolder(config["run_dir"] or default_path(config))
     if not rerun and folder.started and folder.complete:
         return _finished(folder, config, tested)  # nothing is written: the folder may be one that is only read
     with folder.lock():
         if rerun:
-            folder.clear()
+            folder.check_clear()
         elif resume or folder.started:
             _check_same_settings(folder, config)
             if folder.complete:  # by the process that held the lock
@@ -95,7 +95,8 @@ def run(
                     "or start again with --rerun."
                 )
         try:
-            return _run_in(folder, config, bool(resume), tested, callback, trust)
+            how = "resumed" if resume else "again" if rerun else "new"
+            return _run_in(folder, config, how, tested, callback, trust)
         except KeyboardInterrupt as interrupt:
             if str(interrupt):
                 raise  # the trainer has said how to continue
@@ -106,7 +107,7 @@ def run(
 def _finished(folder, config, tested) -> dict:
     """What :func:`run` returns of a folder that holds a finished run."""
     _check_same_settings(folder, config)
-    if tested and not folder.result()["test"]:
+    if tested and _untested(folder.result()):
         raise UserError(
             f"{folder.path} holds a run that was not tested; test it with `recbole-persona evaluate "
             f"--run={folder.path}`, or start again with --rerun."
@@ -140,11 +141,13 @@ def _check_same_settings(folder, config):
         )
 
 
-def _run_in(folder, config, resume, tested, callback, trust, named=True) -> dict:
+def _run_in(folder, config, how, tested, callback, trust, named=True) -> dict:
+    """Run in a folder that is held; ``how``: "new", "again" in the place of the run that is there, or "resumed"."""
     config["run_dir"] = str(folder.path)
+    resume = how == "resumed"
     if "show_progress" not in config.external_config_dict:
         config["show_progress"] = False  # one bar over the epochs instead of RecBole's two per epoch
-    with _logging_to(folder, config):
+    with _logging_to(folder, config) as log:
         logger = getLogger()
         logger.info(config)
         for key, reason in config.unused_keys.items():
@@ -158,13 +161,25 @@ def _run_in(folder, config, resume, tested, callback, trust, named=True) -> dict
         if resume and folder.split() not in (None, split):
             raise UserError(_changed_data(config, folder, "; start it again with --rerun"))
         logger.info(dataset)
+        if not tested and not len(datasets[1]):
+            raise UserError(
+                f"The data set {config['dataset']!r} has no validation part, by which alone this run is judged."
+            )
+        tell_of_missing(config, loaders)
         given = deepcopy(config)  # a model may change its own
-        model = _model(config, datasets[0])
-        if hasattr(model, "check_training"):
-            model.check_training(loaders[0])
+        with explained(config, dataset):
+            model = _model(config, datasets[0])
+            if hasattr(model, "check_training"):
+                model.check_training(loaders[0])
+            trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+            if not resume and hasattr(trainer, "check_first_batch"):
+                trainer.check_first_batch(loaders[0])
         if not resume:
-            # only now: data that cannot be read, or a model that cannot be made, leave no run behind
+            # only now: what the model cannot be trained on leaves no run behind, and an earlier run as it was
+            if how == "again":
+                folder.clear()
             folder.begin(given, split)
+        log.write_to(folder.log_file)
         folder.write_ids(dataset)
         for note in config.notes:
             logger.log(logging.WARNING if callback is None else logging.INFO, note)
@@ -174,7 +189,6 @@ def _run_in(folder, config, resume, tested, callback, trust, named=True) -> dict
         logger.info(model)
         n_parameters, n_trainable = parameter_counts(model)
         logger.info("%s trainable parameters of %s in total", f"{n_trainable:,}", f"{n_parameters:,}")
-        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         if resume and folder.state_file.is_file():
             trainer.resume()
         with _timed(seconds, "train"), _epoch_bar(config, trainer, callback) as after_validation:
@@ -183,7 +197,7 @@ def _run_in(folder, config, resume, tested, callback, trust, named=True) -> dict
         with _timed(seconds, "evaluate"):
             held_out = loaders[2] if tested else loaders[1]
             found, table = evaluate_with_table(trainer, held_out, load_best_model=True, show_progress=False)
-        test = dict(found) if tested else {}
+        test = dict(found) if tested and found else {}
         logger.info("test result: %s", test)
         folder.write_per_user(table)
         epochs = len(trainer.train_loss_dict) if hasattr(trainer, "train_loss_dict") else trainer.epochs
@@ -204,7 +218,7 @@ def _run_in(folder, config, resume, tested, callback, trust, named=True) -> dict
                 "memory": {"peak_mib": round(memory.peak_mib(), 1)},
                 "n_parameters": n_parameters,
                 "n_trainable": n_trainable,
-                "best_valid_score": float(best_score),
+                "best_valid_score": float(best_score) if best_valid else None,
                 "best_valid": {key: float(value) for key, value in (best_valid or {}).items()},
                 "test": {key: float(value) for key, value in test.items()},
                 "config_hash": folder.settings_hash(),  # a model may have changed its own
@@ -228,6 +242,11 @@ def _returned(folder, config, trained) -> dict:
         "result": result,
         "trained": trained,
     }
+
+
+def _untested(result) -> bool:
+    """Whether a run has a test part that was left alone."""
+    return not result["test"] and result.get("statistics", {}).get("test", 1) > 0
 
 
 def _device_name(device) -> str:
@@ -363,7 +382,10 @@ def evaluate_run(run_dir, config_dict=None, trust=False):
         trainer = get_trainer(loaded.config["MODEL_TYPE"], loaded.config["model"])(loaded.config, loaded.model)
         if hasattr(trainer, "eval_collector"):
             trainer.eval_collector.data_collect(loaded.train_data)
-        return evaluate_with_table(trainer, loaded.test_data, load_best_model=False, show_progress=False)
+        found, table = evaluate_with_table(trainer, loaded.test_data, load_best_model=False, show_progress=False)
+    if found is None:
+        raise UserError(f"The data set {loaded.config['dataset']!r} has no test part; split in eval_args leaves none.")
+    return found, table
 
 
 def protocol(config) -> dict:
@@ -380,23 +402,49 @@ def _timed(seconds, name):
 
 @contextmanager
 def _logging_to(folder, config):
-    """RecBole logs to the root logger: everything goes to ``train.log``, warnings to the screen as well."""
+    """RecBole logs to the root logger: everything goes to ``train.log``, warnings to the screen as well.
+
+    What is logged before the run begins is held back: a refused run writes nothing.
+    """
     root = getLogger()
     kept, level = root.handlers[:], root.level
-    file = logging.FileHandler(folder.log_file, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    file.addFilter(RemoveColorFilter())
+    log = _HeldLog()
     screen = logging.StreamHandler()
     screen.setLevel(logging.WARNING)
     screen.addFilter(RemoveColorFilter())
-    root.handlers[:] = [file, screen]
+    root.handlers[:] = [log, screen]
     root.setLevel(getattr(logging, str(config["state"] or "INFO").upper(), logging.INFO))
     try:
-        yield
+        yield log
     finally:
         root.handlers[:] = kept
         root.setLevel(level)
-        file.close()
+        log.close()
+
+
+class _HeldLog(MemoryHandler):
+    """Holds what is logged, as text, until it is told the file."""
+
+    def __init__(self):
+        super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize)
+        self.addFilter(RemoveColorFilter())
+
+    def emit(self, record):
+        record.msg, record.args = record.getMessage(), None  # what is logged may change until it is written
+        super().emit(record)
+
+    def write_to(self, file) -> None:
+        """Write to ``file`` what was held, and all that comes at once."""
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.setTarget(handler)
+        self.capacity = 0
+        self.flush()
+
+    def close(self):
+        if self.target is not None:
+            self.target.close()
+        super().close()
 
 
 @contextmanager

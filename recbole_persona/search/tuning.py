@@ -19,6 +19,7 @@ from recbole_persona.config import Config
 from recbole_persona.errors import Busy, UserError
 from recbole_persona.progress import progress
 from recbole_persona.runner import run
+from recbole_persona.runner.preflight import check_search
 from recbole_persona.runs import RunFolder, config_hash, machine_config, portable_config, read_json
 from recbole_persona.search import selection
 from recbole_persona.search.space_files import read_space
@@ -105,6 +106,7 @@ def tune(
     if "run_dir" in settings:
         raise UserError("A search has a folder for every trial; leave run_dir out and name the --study_dir.")
     _check_numbers(trials=trials, workers=workers)
+    check_search(config)
     found = read_space(space, config["model"] if model is None else model).without(config_dict or {})
     found.defaults(config)  # a choice that cannot be set ends the search before it begins
     study_name = study_name or f"{config['dataset']}-{config['model'].rpartition(':')[2]}"

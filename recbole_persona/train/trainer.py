@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -22,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_persona.errors import TrainingDiverged, UserError
 from recbole_persona.evaluate.passes import EvaluationPasses
 from recbole_persona.train.checkpoint import fitting, load_model_state, model_state, restore_model, save_model_state
+from recbole_persona.train.first_batch import LossComputed, check_number, first_batch, untouched
 from recbole_persona.train.outside import remember
 from recbole_persona.train.random_state import (
     generator_states,
@@ -62,9 +63,18 @@ def _written_to(run_dir, config):
         yield
         return
     config["checkpoint_dir"] = str(run_dir)
-    tensorboard = patch.object(upstream, "get_tensorboard", lambda logger: _Events(run_dir / "tensorboard"))
-    with tensorboard, patch.dict(os.environ, WANDB_DIR=str(run_dir)):
+    events = _Later(partial(SummaryWriter, str(run_dir / "tensorboard")))
+    logger = _Later(partial(_wandb_logger, upstream.WandbLogger, config, run_dir))
+    with (
+        patch.object(upstream, "get_tensorboard", lambda _: events),
+        patch.object(upstream, "WandbLogger", lambda _: logger),
+    ):
         yield
+
+
+def _wandb_logger(logger_class, config, run_dir):
+    with patch.dict(os.environ, WANDB_DIR=str(run_dir)):
+        return logger_class(config)
 
 
 @contextmanager
@@ -82,11 +92,11 @@ class _StepsDone(Exception):
     """Ends RecBole's loop over the epochs."""
 
 
-class _Events:
-    """TensorBoard's writer, made when the first event is written: testing a finished run writes none."""
+class _Later:
+    """TensorBoard's or W&B's writer, made at its first use: a refused run, or the test of a finished one, writes nothing."""
 
-    def __init__(self, folder):
-        self._folder = str(folder)
+    def __init__(self, make):
+        self._make = make
 
     def close(self):
         if "_writer" in vars(self):
@@ -94,7 +104,7 @@ class _Events:
 
     def __getattr__(self, name):
         if name == "_writer":
-            self._writer = SummaryWriter(self._folder)
+            self._writer = self._make()
             return self._writer
         return getattr(self._writer, name)
 
@@ -130,6 +140,7 @@ class RunTrainer:
         self._epoch = None  # the last epoch that training began
         self._sources = {"model": self.model}  # of random numbers
         self._keeps_state = False
+        self._first_batch = None  # while check_first_batch is at work
         if self.run_dir:
             self.saved_model_file = str(self.run_dir / "model.safetensors")
             self.state_file = self.run_dir / "state" / "last.safetensors"
@@ -218,6 +229,26 @@ class RunTrainer:
             raise UserError(
                 f"{self.state_file} does not fit this trainer ({', '.join(map(repr, strange))}); it was damaged or edited."
             )
+
+    def check_first_batch(self, train_data) -> None:
+        """Compute the loss of one batch as the first epoch will, and leave everything as it was.
+
+        Raises:
+            TrainingDiverged: the loss is no number.
+            Exception: whatever the model raises.
+        """
+        self._first_batch = first_batch(self, train_data)
+        if self._first_batch is None:
+            return
+        if self.config["train_neg_sample_args"].get("dynamic", False):
+            train_data.get_model(self.model)
+        try:
+            with untouched(self.model, train_data), _half_precision(self.config):
+                super()._train_epoch(self._first_batch, 0)
+        except LossComputed:
+            self.optimizer.zero_grad()
+        finally:
+            self._first_batch = None
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """As RecBole's ``fit``; with a run folder and ``saved``, the state is kept at every epoch.
@@ -340,6 +371,9 @@ class RunTrainer:
         return super().evaluate(eval_data, load_best_model, model_file, show_progress)
 
     def _check_nan(self, loss):
+        if self._first_batch is not None:
+            check_number(self, loss, self._first_batch.batch)
+            raise LossComputed
         if torch.isnan(loss).any():
             raise TrainingDiverged(self._no_number("The training loss"))
 
@@ -385,11 +419,16 @@ class TreeRunTrainer:
         with _written_to(self.run_dir, config):
             super().__init__(config, model)
         if self.run_dir:
-            (self.run_dir / "state").mkdir(parents=True, exist_ok=True)
             suffix = "ubj" if type(self).__name__ == "XGBoostTrainer" else "txt"  # XGBoost goes by it
             self.temp_file = str(self.run_dir / "state" / f"last.{suffix}")
             self.temp_best_file = str(self.run_dir / "state" / f"best.{suffix}")
             self.saved_model_file = str(self.run_dir / "model.safetensors")
+
+    def fit(self, *arguments, **options):
+        """As RecBole's ``fit``; its temporary files are those of the run's state."""
+        if self.run_dir:
+            (self.run_dir / "state").mkdir(parents=True, exist_ok=True)
+        return super().fit(*arguments, **options)
 
     def resume(self) -> None:
         """Raises UserError: trees are grown at once."""

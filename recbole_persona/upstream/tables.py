@@ -51,6 +51,34 @@ def lengths_by_row():
     hush("using <.*> in Series.agg cannot aggregate")
 
 
+@repair("data/dataset/dataset.py:697", "normalising sequences of one value ends in a TypeError; they become zeros")
+def constant_sequences_are_normalised():
+    from recbole.utils import FeatureType
+
+    Dataset = importlib.import_module("recbole.data.dataset").Dataset
+
+    @around(Dataset, "_normalize")
+    def _normalize(upstream, self):
+        named = self.config["normalize_field"]
+        fields = named or (self.float_like_fields if self.config["normalize_all"] else ())
+        sequences = [field for field in fields if self.field2type.get(field) == FeatureType.FLOAT_SEQ]
+        constant = []
+        for field in sequences:
+            for feat in self.field2feats(field):
+                values = np.concatenate(feat[field].to_list())
+                if len(values) == 0 or values.min() == values.max():
+                    feat[field] = feat[field].map(np.zeros_like)
+                    constant.append(field)
+        if not constant:
+            return upstream(self)
+        left = [field for field in fields if field not in constant]
+        everything = self.config["normalize_all"]
+        self.config["normalize_field"], self.config["normalize_all"] = left, None
+        if left:
+            upstream(self)
+        self.config["normalize_field"], self.config["normalize_all"] = named, everything
+
+
 @repair("data/interaction.py:349", "sorting downwards ends in a ValueError: torch takes no array that runs backwards")
 def sorting_downwards():
     module = importlib.import_module("recbole.data.interaction")
