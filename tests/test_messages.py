@@ -21,6 +21,8 @@ from recbole_persona import load, progress, run
 from recbole_persona.cli import COMMANDS, EXAMPLES, PAGES, command_parser, main
 from recbole_persona.cli.explain import _why
 from recbole_persona.cli.leaderboard import print_rows
+from recbole_persona.config import Config
+from recbole_persona.data.checks import how_to_load
 from recbole_persona.data.convert import convert
 from recbole_persona.errors import StorageError, UserError, nearest, one_sentence
 from recbole_persona.runs import RunFolder
@@ -113,6 +115,17 @@ def test_unload_col_without_load_col_loads_the_others(tiny):
     outcome = run("BPR", "tiny", config_dict=settings)
     again = yaml.safe_load((RunFolder(outcome["run_dir"]).config_file).read_text())
     assert again["load_col"] is None and sum(outcome["result"]["statistics"].values()) == 72 + 12 + 10
+
+
+def test_what_loads_a_column(tiny):
+    made = Config(
+        "BPR",
+        "tiny",
+        config_dict=tiny(item="item_id:token\tclass:token\ni0\tx\n") | {"load_col": {"inter": ["user_id"]}},
+    )
+    assert how_to_load(made, "rating") == "append --load_col=\"{'inter': ['user_id', 'rating']}\""
+    assert how_to_load(made, "class") == "append --load_col=\"{'inter': ['user_id'], 'item': ['item_id', 'class']}\""
+    assert how_to_load(made, "price") == "no file of the data set 'tiny' has it"
 
 
 def test_interval_that_reads_like_a_list(tiny):

@@ -105,18 +105,13 @@ def check_atomic_files(config) -> None:
 
 def _check_read(config, key, field, value):
     """A column that ``val_interval`` or ``threshold`` reads must be loaded, and be of a type that it can read."""
-    folder, name = Path(config["data_path"]), config["dataset"]
-    suffixes = ("user", "item") if key == "val_interval" else ()  # a label is one of the interactions
-    others = [(folder / f"{name}.{suffix}", suffix) for suffix in suffixes]
-    found = {
-        path: (suffix, dict(_header(path, config))) for path, suffix in [*_files(config), *others] if path.is_file()
-    }
-    places = [(path, suffix, fields[field]) for path, (suffix, fields) in found.items() if field in fields]
-    places = [place for place in places if key == "val_interval" or place[1] == "inter"]
+    found = [(path, suffix, dict(_header(path, config))) for path, suffix in _all_files(config)]
+    if key == "threshold":  # a label is one of the interactions
+        found = [each for each in found if each[1] == "inter"]
+    places = [(path, suffix, fields[field]) for path, suffix, fields in found if field in fields]
     if not places:
-        known = [column for suffix, fields in found.values() if suffixes or suffix == "inter" for column in fields]
-        have = f"the data set {name!r} has {', '.join(dict.fromkeys(known))}"
-        raise UserError(f"{key} reads the column {field!r}, and {have}{nearest(field, known)}.")
+        known = list(dict.fromkeys(column for _, _, fields in found for column in fields))
+        raise UserError(f"{key} reads {field!r}; the columns are {', '.join(known)}{nearest(field, known)}.")
     path, suffix, kind = next((place for place in places if _is_loaded(config, place[1], field)), places[0])
     if not _is_loaded(config, suffix, field):
         raise UserError(
@@ -133,6 +128,21 @@ def _check_read(config, key, field, value):
         raise UserError(f"val_interval of {field}, a column of type {kind}, must be {form}; it is {value!r}.")
 
 
+def how_to_load(config, field) -> str:
+    """What lets a run read a column that it has not loaded, as the end of a sentence."""
+    for path, suffix in _all_files(config):
+        if field in dict(_header(path, config)) and not _is_loaded(config, suffix, field):
+            return _loading(config, suffix, field)
+    return f"no file of the data set {config['dataset']!r} has it"
+
+
+def _all_files(config) -> list:
+    """``(path, suffix)`` of the files that are read, and of those of users and items also where they are not."""
+    start = Path(config["data_path"]) / config["dataset"]
+    others = [(start.with_name(f"{start.name}.{suffix}"), suffix) for suffix in ("user", "item")]
+    return [*_files(config), *(each for each in others if each[0].is_file())]
+
+
 def _is_loaded(config, suffix, field) -> bool:
     wanted = _wanted(config, suffix)
     return (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
@@ -143,7 +153,8 @@ def _loading(config, suffix, field) -> str:
     if field in _unwanted(config, suffix):
         return f"take it out of unload_col of {suffix!r}"
     columns = dict(config["load_col"])
-    columns[suffix] = [*(columns.get(suffix) or ()), field]
+    loaded = columns.get(suffix) or [config[key] for key in _needed(config, suffix)]
+    columns[suffix] = [*dict.fromkeys([*loaded, field])]
     return f'append --load_col="{columns}"'
 
 
