@@ -122,10 +122,7 @@ SETTINGS = {
         {"val_interval": {"ratings": "[9,10]"}},
         r"val_interval reads 'ratings'; .* timestamp; the nearest is 'rating'\.",
     ),
-    "threshold": (
-        {"threshold": {"stars": 3}},
-        "threshold reads 'stars'; the columns are user_id, item_id",
-    ),
+    "threshold": ({"threshold": {"stars": 3}}, "does not fit these settings: Field .stars. not in inter_feat"),
     "topk": ({"topk": [50], "valid_metric": "NDCG@50"}, "topk is 50, and the data set 'tiny' has 10 items"),
     "benchmark files": ({"benchmark_filename": ["train", "valid", "test"]}, "no file .*tiny.train.inter"),
     "additional file": ({"additional_feat_suffix": ["emb"]}, "no file .*tiny.emb; .* needs its .emb file"),

@@ -89,11 +89,6 @@ SETTINGS = {
         {"val_interval": {"rating": [3, 5]}},
         r"rating, a column of type float, must be an interval",
     ),
-    "threshold of what is not loaded": (
-        {"load_col": {"inter": ["user_id", "item_id"]}, "threshold": {"rating": 3}},
-        "threshold reads the column 'rating' .* append --load_col",
-    ),
-    "threshold of ids": ({"threshold": {"user_id": 3}}, "threshold compares numbers, and .* is of type token"),
     "order by time": (
         {"load_col": {"inter": ["user_id", "item_id"]}, "eval_args": {"order": "TO"}},
         r"is the TIME_FIELD and must be loaded; append --load_col=\"{'inter': \['user_id', 'item_id', 'timestamp'\]}\"",
@@ -261,7 +256,7 @@ def test_a_case_study_of_a_sequence_that_ends_before_the_test(tiny):
 def test_a_case_study_of_rows_says_what_it_needs(tiny):
     outcome = run("BPR", "tiny", config_dict=tiny() | {"eval_args": {"mode": "uni3"}})
     loaded = load(outcome["run_dir"])
-    with pytest.raises(UserError, match=r"case_study ranks all items, .* set mode to full in eval_args"):
+    with pytest.raises(UserError, match="rank all items, and these data are for another evaluation"):
         full_sort_topk(np.array([1]), loaded.model, loaded.test_data, k=3)
 
 

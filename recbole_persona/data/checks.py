@@ -17,6 +17,10 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_persona.data import ids, texts
+from recbole_persona.data.columns import AtomicFile, check_intervals, is_loaded, loading
+from recbole_persona.data.columns import needed as _needed
+from recbole_persona.data.columns import unwanted as _unwanted
+from recbole_persona.data.columns import wanted as _wanted
 from recbole_persona.errors import UserError, nearest, one_sentence
 from recbole_persona.unused import mentions
 
@@ -39,6 +43,8 @@ def checked_reading(config):
         UserError: see :func:`check_atomic_files`; and an empty or unreadable cell, nothing left after the filters.
     """
     check_atomic_files(config)
+    if config["val_interval"] and not config["benchmark_filename"]:  # data that come split are not filtered
+        check_intervals(config, _all_files(config))
     upstream = Dataset._data_processing
 
     def processing(dataset):
@@ -90,72 +96,14 @@ def check_atomic_files(config) -> None:
             field = config[key]
             if field not in fields:
                 raise UserError(_no_column(path, field, fields, f"it is the {key}"))
-            if not _is_loaded(config, suffix, field):
-                remedy = _loading(config, suffix, field)
+            if not is_loaded(config, suffix, field):
+                remedy = loading(config, suffix, field)
                 raise UserError(f"The column {field!r} of {path} is the {key} and must be loaded; {remedy}.")
             expected = "float" if key == "TIME_FIELD" else "token"
             if fields[field] != expected:
                 raise UserError(f"The column {field!r} of {path} must be of type {expected}; it is {fields[field]!r}.")
         if suffix == "inter" and config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["benchmark_filename"]:
             _check_lists(config, path, fields)
-    for key in ("threshold",) if config["benchmark_filename"] else ("val_interval", "threshold"):
-        for field, value in (config[key] or {}).items():
-            _check_read(config, key, field, value)
-
-
-def _check_read(config, key, field, value):
-    """A column that ``val_interval`` or ``threshold`` reads must be loaded, and be of a type that it can read."""
-    found = [(path, suffix, dict(_header(path, config))) for path, suffix in _all_files(config)]
-    if key == "threshold":  # a label is one of the interactions
-        found = [each for each in found if each[1] == "inter"]
-    places = [(path, suffix, fields[field]) for path, suffix, fields in found if field in fields]
-    if not places:
-        known = list(dict.fromkeys(column for _, _, fields in found for column in fields))
-        raise UserError(f"{key} reads {field!r}; the columns are {', '.join(known)}{nearest(field, known)}.")
-    path, suffix, kind = next((place for place in places if _is_loaded(config, place[1], field)), places[0])
-    if not _is_loaded(config, suffix, field):
-        raise UserError(
-            f"{key} reads the column {field!r} of {path}, which is not loaded; {_loading(config, suffix, field)}."
-        )
-    if key == "threshold" and kind != "float":
-        raise UserError(f"threshold compares numbers, and the column {field!r} of {path} is of type {kind}.")
-    if kind not in ("float", "token"):
-        raise UserError(
-            f"val_interval keeps rows by single values, and the column {field!r} of {path} is of type {kind}; leave it out."
-        )
-    if key == "val_interval" and isinstance(value, str) != (kind == "float"):
-        form = "an interval such as '[3,inf)'" if kind == "float" else "a list of values"
-        raise UserError(f"val_interval of {field}, a column of type {kind}, must be {form}; it is {value!r}.")
-
-
-def how_to_load(config, field) -> str:
-    """What lets a run read a column that it has not loaded, as the end of a sentence."""
-    for path, suffix in _all_files(config):
-        if field in dict(_header(path, config)) and not _is_loaded(config, suffix, field):
-            return _loading(config, suffix, field)
-    return f"no file of the data set {config['dataset']!r} has it"
-
-
-def _all_files(config) -> list:
-    """``(path, suffix)`` of the files that are read, and of those of users and items also where they are not."""
-    start = Path(config["data_path"]) / config["dataset"]
-    others = [(start.with_name(f"{start.name}.{suffix}"), suffix) for suffix in ("user", "item")]
-    return [*_files(config), *(each for each in others if each[0].is_file())]
-
-
-def _is_loaded(config, suffix, field) -> bool:
-    wanted = _wanted(config, suffix)
-    return (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
-
-
-def _loading(config, suffix, field) -> str:
-    """How a column comes to be loaded."""
-    if field in _unwanted(config, suffix):
-        return f"take it out of unload_col of {suffix!r}"
-    columns = dict(config["load_col"])
-    loaded = columns.get(suffix) or [config[key] for key in _needed(config, suffix)]
-    columns[suffix] = [*dict.fromkeys([*loaded, field])]
-    return f'append --load_col="{columns}"'
 
 
 def check_split(config, loaders) -> None:
@@ -311,30 +259,20 @@ def _files(config):
     return needed + [(path, suffix) for path, suffix in optional if path.is_file() and _wanted(config, suffix) != set()]
 
 
-def _wanted(config, suffix):
-    """The columns to load from a file, None for all."""
-    columns = config["load_col"]
-    if columns is None or columns.get(suffix) == "*":
-        return None
-    return set(columns.get(suffix) or ())
+def how_to_load(config, field) -> str:
+    """What lets a run read a column that it has not loaded, as the end of a sentence."""
+    for _, suffix, fields in _all_files(config):
+        if field in fields and not is_loaded(config, suffix, field):
+            return loading(config, suffix, field)
+    return f"no file of the data set {config['dataset']!r} has it"
 
 
-def _unwanted(config, suffix):
-    return set((config["unload_col"] or {}).get(suffix) or ())
-
-
-def _needed(config, suffix):
-    """The keys of the fields that a file must have."""
-    if suffix == "inter":
-        by_time = config["eval_args"]["order"] == "TO" or config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-        time = ["TIME_FIELD"] if by_time and not config["benchmark_filename"] else []
-        return ["USER_ID_FIELD", "ITEM_ID_FIELD", *time]
-    return {
-        "user": ["USER_ID_FIELD"],
-        "item": ["ITEM_ID_FIELD"],
-        "kg": ["HEAD_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD"],
-        "link": ["ITEM_ID_FIELD", "ENTITY_ID_FIELD"],
-    }.get(suffix, [])
+def _all_files(config) -> list[AtomicFile]:
+    """The files that are read, and those of users and items also where they are not."""
+    start = Path(config["data_path"]) / config["dataset"]
+    others = [(start.with_name(f"{start.name}.{suffix}"), suffix) for suffix in ("user", "item")]
+    files = dict.fromkeys([*_files(config), *(each for each in others if each[0].is_file())])
+    return [AtomicFile(path, suffix, dict(_header(path, config))) for path, suffix in files]
 
 
 def _header(path, config) -> list[tuple[str, str]]:
