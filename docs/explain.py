@@ -109,8 +109,8 @@ recommendations of all $users users, unless said otherwise.
   the heaviest persona also adds the most, by construction; `variant: conference` has no such guarantee.)
 - **A name says more than chance.** $named of the $personas personas with at least one interaction get a genre, and $shuffled
   when each user's interactions are shuffled among the personas.
-- **Where the truth is known, the name is right.** On planted data ([planted personas](planted_personas.md)), $right of $planted recommended
-  items are of the taste whose genre names the persona that spoke; the genres of the user's other personas fit $wrong.
+- **Where the truth is known, the name is right.** On planted data ([planted personas](planted_personas.md)), $right of $planted
+  recommended items are of the taste whose genre names the persona that spoke; the genres of the user's other personas fit $wrong.
 - **A new user gets the personas that training would have learned.** Of the first ten for $folded users who were folded in
   from their training interactions, $overlap are among the first ten of their trained personas; of the ten most popular
   unseen items, $popular.

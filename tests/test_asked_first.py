@@ -8,7 +8,6 @@ import pytest
 import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
-from recbole.utils.case_study import full_sort_topk
 from tiny import HEADER, contents, interactions, write_tiny
 
 from recbole_persona import load, run, tune
@@ -74,9 +73,9 @@ REFUSED = {
         "FM",
         VALUES | {"threshold": {"rating": 3}, "load_col": {"inter": ["user_id", "item_id"]}},
         {},
-        r"'rating' of .* is not loaded; append --load_col=.*'rating'",
+        r"'rating', and it is not loaded; add it to load_col: \{inter: \[user_id, item_id, rating\]\}",
     ),
-    "threshold of words": ("FM", VALUES | {"threshold": {"item_id": 3}}, {}, r"'item_id' of .* is of type token\."),
+    "threshold of words": ("FM", VALUES | {"threshold": {"item_id": 3}}, {}, "'item_id', and it is of type token"),
     "pairwise loss": (
         "BPR",
         NO_NEGATIVES,
@@ -200,7 +199,7 @@ def test_a_refused_rerun_leaves_the_run_as_it_was(tmp_path):
     settings = write_tiny(tmp_path)
     run("BPR", "tiny", config_dict=settings)
     before = contents(tmp_path / "run")
-    with pytest.raises(UserError, match="reads the column 'stars'"):
+    with pytest.raises(UserError, match="numbers in the column 'stars'"):
         run("BPR", "tiny", config_dict=settings | {"threshold": {"stars": 3}}, rerun=True)
     assert contents(tmp_path / "run") == before
     again = run("BPR", "tiny", config_dict=settings | {"seed": 1}, rerun=True)
@@ -212,7 +211,7 @@ def test_what_another_made_stays(tmp_path):
     (tmp_path / "run/mine.txt").write_text("mine")
     with pytest.raises(UserError, match="pip install wandb"):
         run("BPR", "tiny", config_dict=write_tiny(tmp_path) | {"log_wandb": True})
-    with pytest.raises(UserError, match="reads the column 'stars'"):
+    with pytest.raises(UserError, match="numbers in the column"):
         run("BPR", "tiny", config_dict=write_tiny(tmp_path) | {"threshold": {"stars": 3}})
     assert (tmp_path / "run/mine.txt").read_text() == "mine"
 
@@ -225,6 +224,7 @@ PROBED = {
     "DMF": {},
     "MultiVAE": {},  # counts its batches
     "DiffRec": {},  # keeps its losses
+    "LINE": {},  # shuffles its users
     "SASRec": NO_NEGATIVES | {"n_heads": 1, "hidden_size": 4},  # dropout
     "DIN": {"mlp_hidden_size": [8]},  # batch normalisation
     "BPR with workers": {"worker": 1},
@@ -338,6 +338,12 @@ def test_a_sampled_evaluation_without_validation(tmp_path):
     assert run("BPR", "tiny", config_dict=settings)["test_result"]["ndcg@3"] >= 0
 
 
+def test_trees_are_grown_by_their_validation_part(tmp_path):
+    pytest.importorskip("xgboost")
+    settings = VALUES | {"threshold": {"rating": 3}, "eval_args": {"split": {"RS": [0.8, 0, 0.2]}, "mode": "labeled"}}
+    assert "XGBoost grows its trees by the validation part" in refused_run(tmp_path, "XGBoost", settings)
+
+
 def test_four_ready_made_parts_are_refused(tmp_path):
     said = refused_run(tmp_path, "BPR", {"benchmark_filename": ["a", "b", "c", "d"]})
     assert "benchmark_filename is like [train, valid, test], of one to three names" in said
@@ -367,29 +373,6 @@ def test_a_user_with_all_items_is_named(tmp_path):
 def test_a_model_that_needs_no_negatives_takes_such_a_user(tmp_path, model):
     outcome = run(model, "tiny", config_dict=write_tiny(tmp_path, ALL_ITEMS))
     assert outcome["test_result"]["ndcg@3"] >= 0
-
-
-def test_top_items_of_a_user_without_a_test_row(tmp_path):
-    settings = write_tiny(tmp_path, interactions() + "alone\ti1\t3\t1\nalone\ti2\t3\t1\n")
-    settings |= {"eval_args": {"split": {"RS": [0.9, 0.0, 0.1]}, "group_by": "none"}}
-    run("BPR", "tiny", config_dict=settings)
-    loaded = load(settings["run_dir"])
-    dataset, tested = loaded.dataset, set(loaded.test_data.dataset.inter_feat["user_id"].tolist())
-    users = list(range(1, dataset.user_num))
-    assert set(users) - tested
-    _, items = full_sort_topk(users, loaded.model, loaded.test_data, 3)
-    seen = dataset.inter_feat
-    for user, top in zip(users, items.tolist()):
-        if user not in tested:
-            assert not set(top) & set(seen["item_id"][seen["user_id"] == user].tolist())
-
-
-def test_top_items_of_a_labelled_run(tmp_path):
-    settings = write_tiny(tmp_path) | VALUES | {"threshold": {"rating": 3}}
-    run("FM", "tiny", config_dict=settings)
-    loaded = load(settings["run_dir"])
-    with pytest.raises(UserError, match="ranks all items, .* set mode to full"):
-        full_sort_topk([1, 2], loaded.model, loaded.test_data, 3)
 
 
 @pytest.mark.parametrize(

@@ -120,12 +120,9 @@ SETTINGS = {
     "values filtered": ({"val_interval": {"rating": "[9,10]"}}, "left after filtering; loosen val_interval"),
     "field to filter": (
         {"val_interval": {"ratings": "[9,10]"}},
-        r"val_interval reads the column 'ratings', .* timestamp; the nearest is 'rating'\.",
+        r"val_interval reads 'ratings'; .* timestamp; the nearest is 'rating'\.",
     ),
-    "threshold": (
-        {"threshold": {"stars": 3}},
-        "threshold reads the column 'stars', and the data set 'tiny' has user_id",
-    ),
+    "threshold": ({"threshold": {"stars": 3}}, "numbers in the column 'stars', and the .inter file has only user_id, "),
     "topk": ({"topk": [50], "valid_metric": "NDCG@50"}, "topk is 50, and the data set 'tiny' has 10 items"),
     "benchmark files": ({"benchmark_filename": ["train", "valid", "test"]}, "no file .*tiny.train.inter"),
     "additional file": ({"additional_feat_suffix": ["emb"]}, "no file .*tiny.emb; .* needs its .emb file"),

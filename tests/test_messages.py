@@ -21,6 +21,8 @@ from recbole_persona import load, progress, run
 from recbole_persona.cli import COMMANDS, EXAMPLES, PAGES, command_parser, main
 from recbole_persona.cli.explain import _why
 from recbole_persona.cli.leaderboard import print_rows
+from recbole_persona.config import Config
+from recbole_persona.data.checks import how_to_load
 from recbole_persona.data.convert import convert
 from recbole_persona.errors import StorageError, UserError, nearest, one_sentence
 from recbole_persona.runs import RunFolder
@@ -87,11 +89,6 @@ SETTINGS = {
         {"val_interval": {"rating": [3, 5]}},
         r"rating, a column of type float, must be an interval",
     ),
-    "threshold of what is not loaded": (
-        {"load_col": {"inter": ["user_id", "item_id"]}, "threshold": {"rating": 3}},
-        "threshold reads the column 'rating' .* append --load_col",
-    ),
-    "threshold of ids": ({"threshold": {"user_id": 3}}, "threshold compares numbers, and .* is of type token"),
     "order by time": (
         {"load_col": {"inter": ["user_id", "item_id"]}, "eval_args": {"order": "TO"}},
         r"is the TIME_FIELD and must be loaded; append --load_col=\"{'inter': \['user_id', 'item_id', 'timestamp'\]}\"",
@@ -113,6 +110,17 @@ def test_unload_col_without_load_col_loads_the_others(tiny):
     outcome = run("BPR", "tiny", config_dict=settings)
     again = yaml.safe_load((RunFolder(outcome["run_dir"]).config_file).read_text())
     assert again["load_col"] is None and sum(outcome["result"]["statistics"].values()) == 72 + 12 + 10
+
+
+def test_what_loads_a_column(tiny):
+    made = Config(
+        "BPR",
+        "tiny",
+        config_dict=tiny(item="item_id:token\tclass:token\ni0\tx\n") | {"load_col": {"inter": ["user_id"]}},
+    )
+    assert how_to_load(made, "rating") == "append --load_col=\"{'inter': ['user_id', 'rating']}\""
+    assert how_to_load(made, "class") == "append --load_col=\"{'inter': ['user_id'], 'item': ['item_id', 'class']}\""
+    assert how_to_load(made, "price") == "no file of the data set 'tiny' has it"
 
 
 def test_interval_that_reads_like_a_list(tiny):
@@ -248,7 +256,7 @@ def test_a_case_study_of_a_sequence_that_ends_before_the_test(tiny):
 def test_a_case_study_of_rows_says_what_it_needs(tiny):
     outcome = run("BPR", "tiny", config_dict=tiny() | {"eval_args": {"mode": "uni3"}})
     loaded = load(outcome["run_dir"])
-    with pytest.raises(UserError, match=r"case_study ranks all items, .* set mode to full in eval_args"):
+    with pytest.raises(UserError, match="rank all items, and these data are for another evaluation"):
         full_sort_topk(np.array([1]), loaded.model, loaded.test_data, k=3)
 
 

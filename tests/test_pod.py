@@ -244,7 +244,7 @@ def test_ignored_labels_have_no_part_in_the_loss():
         ({"templates": {"sequential": [" "]}}, "templates of sequential is a list of texts"),
         ({"templates": {"sequential": "{history}"}}, "templates of sequential is a list of texts"),
         ({"templates": {"sequential": ["word " * 1100 + "{history}"]}}, "and the backbone reads 1024"),
-        ({"templates": {"sequential": ["{history.title}"]}}, "no such column"),
+        ({"templates": {"sequential": ["{history.title}"]}}, "no column 'title' is loaded"),
         ({"templates": {"sequential": ["{history} before {item.class}"]}}, "names {item}, which is the answer"),
         ({"templates": {"sequential": ["{history} {candidates}"]}}, "which topn alone has"),
         ({"templates": ["{history}"]}, "templates gives tasks their texts"),
@@ -277,7 +277,10 @@ def test_ignored_labels_have_no_part_in_the_loss():
         ({"code_field": "class", "item_codes": "random"}, "code_field is read by"),
         ({"code_levels": 0}, "code_levels must be a whole number of at least 1"),
         ({"own_symbols": True, "item_codes": "random"}, "own_symbols is read by"),
-        ({"item_codes": "title"}, "code_field: title, and tiny has no such column"),
+        (
+            {"item_codes": "title"},
+            "code_field: title, and no column 'title' is loaded; no file of the data set 'tiny' has it",
+        ),
         ({"task_schedule": "random"}, "task_schedule is one of"),
     ],
 )

@@ -16,7 +16,7 @@ import pandas as pd
 from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
-from recbole_persona.data import ids, texts
+from recbole_persona.data import columns, ids, texts
 from recbole_persona.data.missing_parts import asks_for, part_files, read_parts
 from recbole_persona.data.reads import check_reads
 from recbole_persona.errors import UserError, nearest, one_sentence
@@ -41,6 +41,8 @@ def checked_reading(config):
         UserError: see :func:`check_atomic_files`; and an empty or unreadable cell, nothing left after the filters.
     """
     check_atomic_files(config)
+    if config["val_interval"] and not config["benchmark_filename"]:  # data that come split are not filtered
+        columns.check_intervals(config, _all_files(config))
     upstream = Dataset._data_processing
 
     def processing(dataset):
@@ -85,78 +87,29 @@ def check_atomic_files(config) -> None:
     for path, suffix in _files(config):
         header = _header(path, config)
         fields = dict(header)
-        wanted = _wanted(config, suffix)
-        if wanted and _unwanted(config, suffix):
+        wanted = columns.wanted(config, suffix)
+        if wanted and columns.unwanted(config, suffix):
             raise UserError(f"load_col and unload_col both name columns of {suffix!r}; keep one of the two.")
         headers.setdefault(suffix, fields)
         loaded[suffix] = {
-            field: kind
-            for field, kind in headers[suffix].items()
-            if (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
+            field: kind for field, kind in headers[suffix].items() if columns.is_loaded(config, suffix, field)
         }
         for field in wanted if wanted is not None else ():
             if field not in fields:
                 raise UserError(_no_column(path, field, fields, f"load_col names it for {suffix!r}"))
-        for key in _needed(config, suffix):
+        for key in columns.needed(config, suffix):
             field = config[key]
             if field not in fields:
                 raise UserError(_no_column(path, field, fields, f"it is the {key}"))
-            if not _is_loaded(config, suffix, field):
-                remedy = _loading(config, suffix, field)
+            if not columns.is_loaded(config, suffix, field):
+                remedy = columns.loading(config, suffix, field)
                 raise UserError(f"The column {field!r} of {path} is the {key} and must be loaded; {remedy}.")
             expected = "float" if key == "TIME_FIELD" else "token"
             if fields[field] != expected:
                 raise UserError(f"The column {field!r} of {path} must be of type {expected}; it is {fields[field]!r}.")
         if suffix == "inter" and config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["benchmark_filename"]:
             _check_lists(config, path, fields)
-    for key in ("threshold",) if config["benchmark_filename"] else ("val_interval", "threshold"):
-        for field, value in (config[key] or {}).items():
-            _check_read(config, key, field, value)
     check_reads(config, headers, loaded)
-
-
-def _check_read(config, key, field, value):
-    """A column that ``val_interval`` or ``threshold`` reads must be loaded, and be of a type that it can read."""
-    folder, name = Path(config["data_path"]), config["dataset"]
-    suffixes = ("user", "item") if key == "val_interval" else ()  # a label is one of the interactions
-    others = [(folder / f"{name}.{suffix}", suffix) for suffix in suffixes]
-    found = {
-        path: (suffix, dict(_header(path, config))) for path, suffix in [*_files(config), *others] if path.is_file()
-    }
-    places = [(path, suffix, fields[field]) for path, (suffix, fields) in found.items() if field in fields]
-    places = [place for place in places if key == "val_interval" or place[1] == "inter"]
-    if not places:
-        known = [column for suffix, fields in found.values() if suffixes or suffix == "inter" for column in fields]
-        have = f"the data set {name!r} has {', '.join(dict.fromkeys(known))}"
-        raise UserError(f"{key} reads the column {field!r}, and {have}{nearest(field, known)}.")
-    path, suffix, kind = next((place for place in places if _is_loaded(config, place[1], field)), places[0])
-    if not _is_loaded(config, suffix, field):
-        raise UserError(
-            f"{key} reads the column {field!r} of {path}, which is not loaded; {_loading(config, suffix, field)}."
-        )
-    if key == "threshold" and kind != "float":
-        raise UserError(f"threshold compares numbers, and the column {field!r} of {path} is of type {kind}.")
-    if kind not in ("float", "token"):
-        raise UserError(
-            f"val_interval keeps rows by single values, and the column {field!r} of {path} is of type {kind}; leave it out."
-        )
-    if key == "val_interval" and isinstance(value, str) != (kind == "float"):
-        form = "an interval such as '[3,inf)'" if kind == "float" else "a list of values"
-        raise UserError(f"val_interval of {field}, a column of type {kind}, must be {form}; it is {value!r}.")
-
-
-def _is_loaded(config, suffix, field) -> bool:
-    wanted = _wanted(config, suffix)
-    return (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
-
-
-def _loading(config, suffix, field) -> str:
-    """How a column comes to be loaded."""
-    if field in _unwanted(config, suffix):
-        return f"take it out of unload_col of {suffix!r}"
-    columns = dict(config["load_col"])
-    columns[suffix] = [*(columns.get(suffix) or ()), field]
-    return f'append --load_col="{columns}"'
 
 
 def check_split(config, loaders) -> None:
@@ -309,33 +262,25 @@ def _files(config):
         if not path.is_file():
             raise UserError(f"There is no file {path}; the data set {name!r} needs its .{suffix} file.")
     optional = [(folder / f"{name}.{suffix}", suffix) for suffix in ("user", "item")]
-    return needed + [(path, suffix) for path, suffix in optional if path.is_file() and _wanted(config, suffix) != set()]
+    return needed + [
+        (path, suffix) for path, suffix in optional if path.is_file() and columns.wanted(config, suffix) != set()
+    ]
 
 
-def _wanted(config, suffix):
-    """The columns to load from a file, None for all."""
-    columns = config["load_col"]
-    if columns is None or columns.get(suffix) == "*":
-        return None
-    return set(columns.get(suffix) or ())
+def how_to_load(config, field) -> str:
+    """What lets a run read a column that it has not loaded, as the end of a sentence."""
+    for _, suffix, fields in _all_files(config):
+        if field in fields and not columns.is_loaded(config, suffix, field):
+            return columns.loading(config, suffix, field)
+    return f"no file of the data set {config['dataset']!r} has it"
 
 
-def _unwanted(config, suffix):
-    return set((config["unload_col"] or {}).get(suffix) or ())
-
-
-def _needed(config, suffix):
-    """The keys of the fields that a file must have."""
-    if suffix == "inter":
-        by_time = config["eval_args"]["order"] == "TO" or config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-        time = ["TIME_FIELD"] if by_time and not config["benchmark_filename"] else []
-        return ["USER_ID_FIELD", "ITEM_ID_FIELD", *time]
-    return {
-        "user": ["USER_ID_FIELD"],
-        "item": ["ITEM_ID_FIELD"],
-        "kg": ["HEAD_ENTITY_ID_FIELD", "RELATION_ID_FIELD", "TAIL_ENTITY_ID_FIELD"],
-        "link": ["ITEM_ID_FIELD", "ENTITY_ID_FIELD"],
-    }.get(suffix, [])
+def _all_files(config) -> list[columns.AtomicFile]:
+    """The files that are read, and those of users and items also where they are not."""
+    start = Path(config["data_path"]) / config["dataset"]
+    others = [(start.with_name(f"{start.name}.{suffix}"), suffix) for suffix in ("user", "item")]
+    files = dict.fromkeys([*_files(config), *(each for each in others if each[0].is_file())])
+    return [columns.AtomicFile(path, suffix, dict(_header(path, config))) for path, suffix in files]
 
 
 def _header(path, config) -> list[tuple[str, str]]:
@@ -403,11 +348,10 @@ def _first_fault(config) -> str | None:
     """The first cell that cannot be read, as a sentence; None when every file is well. Reads the files line by line."""
     for path, suffix in _files(config):
         header = _header(path, config)
-        wanted = _wanted(config, suffix)
         loaded = {
             place: (field, kind)
             for place, (field, kind) in enumerate(header)
-            if (wanted is None or field in wanted) and field not in _unwanted(config, suffix)
+            if columns.is_loaded(config, suffix, field)
         }
         required = {config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]} if suffix == "inter" else set()
         raw = any(kind == texts.TYPE or field in texts.named(config) for field, kind in header)

@@ -77,6 +77,10 @@ def _check_negatives(config):
 def _check_labels(config, header, loaded):
     """Labels of the data are read by evaluation of labelled rows, by trees, and by a pointwise loss without negatives."""
     label, threshold, model = config["LABEL_FIELD"], config["threshold"], config["model"]
+    for field in threshold or ():
+        if loaded.get(field) != "float":
+            kind = f"it is of type {loaded[field]}" if field in loaded else _absent(field, "inter", header, loaded)
+            raise UserError(f"threshold makes labels of numbers in the column {field!r}, and {kind}.")
     why = _why_labels(config)
     if why is None or threshold or label in loaded:
         return

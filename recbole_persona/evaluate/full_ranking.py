@@ -77,14 +77,20 @@ class FullSortLoader(FullSortEvalDataLoader):
 
     @cached_property
     def uid2history_item(self) -> np.ndarray:
-        """(n_users,) tensors of what is masked, for RecBole's ``case_study``; of users without a case all that they have met."""
+        """(n_users,) tensors of what is masked, for RecBole's ``case_study``, which asks for any user.
+
+        Of a user who is not in this part it is all that the user interacted with up to it.
+        """
         found = self._by_user(self.seen)
-        users, items = up_to_phase(self._sampler) if self.masks else (torch.empty(0), torch.empty(0))
-        n_items = self._dataset.item_num
-        users, items = np.divmod(distinct(users.numpy().astype(np.int64) * n_items + items.numpy()), n_items)
-        ends = np.searchsorted(users, np.arange(len(found) + 1))
-        for user in np.flatnonzero([each is None for each in found]):
-            found[user] = torch.from_numpy(items[ends[user] : ends[user + 1]])
+        users, items = up_to_phase(self._sampler) if self.masks else (self.uid_list[:0], self.uid_list[:0])
+        absent = torch.tensor([windows is None for windows in found])[users]
+        order = users[absent].argsort(stable=True)
+        users, counts = users[absent][order].unique_consecutive(return_counts=True)
+        for user, seen in zip(users.tolist(), items[absent][order].split(counts.tolist())):
+            found[user] = seen
+        for user, seen in enumerate(found):
+            if seen is None:
+                found[user] = self.uid_list[:0]
         return found
 
     def _by_user(self, windows):

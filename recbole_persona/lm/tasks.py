@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from recbole.utils import FeatureType
 
+from recbole_persona.data.checks import how_to_load
 from recbole_persona.errors import UserError
 from recbole_persona.lm.ragged import Ragged, concatenated
 
@@ -199,7 +200,7 @@ def column_texts(dataset, table, field, what):
         UserError: there is no such column; the sentence begins with ``what`` asks for it.
     """
     if field not in table:
-        raise UserError(f"{what}, and {dataset.dataset_name} has no such column; name it in load_col.")
+        raise UserError(f"{what}, and no column {field!r} is loaded; {how_to_load(dataset.config, field)}.")
     values = table[field]
     if field in dataset.texts:
         return dataset.texts[field][values]

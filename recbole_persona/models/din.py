@@ -12,6 +12,7 @@ from recbole.utils import FeatureType, InputType
 from torch import nn
 from torch.nn import functional as F
 
+from recbole_persona.data.checks import how_to_load
 from recbole_persona.data.frequencies import history_counts
 from recbole_persona.data.sampling import negative_weights
 from recbole_persona.data.texts import is_text
@@ -84,7 +85,9 @@ class DIN(SequentialRecommender):
         of_history = self.behaviour_fields + [self.time_field] * settings["time_gap"]
         for name in (*self.context_fields, *(name + self.list_suffix for name in of_history)):
             if name not in dataset.inter_feat:
-                raise UserError(f"The interactions have no column {name!r}; name it in load_col.")
+                raise UserError(
+                    f"{name!r} is no column of the interactions that is loaded; {how_to_load(config, name)}."
+                )
         own = [columns[name] for name in self.behaviour_fields] + [Column(GAPS)] * settings["time_gap"]
         self.behaviour = nn.ModuleList(ColumnEmbedding(column, size, pooling) for column in own)
 
@@ -314,7 +317,7 @@ class _Columns:
 
     def __getitem__(self, name):
         if name not in self.dataset.field2type:
-            raise UserError(f"There is no column {name!r}; name it in load_col.")
+            raise UserError(f"No column {name!r} is loaded; {how_to_load(self.dataset.config, name)}.")
         kind = self.dataset.field2type[name]
         number = kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
         if number and name not in self.numbers:

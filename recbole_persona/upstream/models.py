@@ -6,6 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from torch.nn import functional as F
 
 from recbole_persona.errors import UserError
@@ -219,15 +220,15 @@ def case_study_transforms():
     def mend(case_study):
         @around(case_study, "full_sort_scores")
         def full_sort_scores(upstream, uid_series, model, test_data, device=None):
-            if not (test_data.is_sequential or hasattr(test_data, "uid2history_item")):  # labelled or sampled rows
+            if not isinstance(test_data, FullSortEvalDataLoader):
                 raise UserError(
-                    "case_study ranks all items, and the test part of this run is not evaluated on all of them; set mode to "
-                    "full in eval_args, or use recbole_persona.recommend, which needs no test rows."
+                    "full_sort_scores and full_sort_topk rank all items, and these data are for another evaluation (mode in "
+                    "eval_args is labeled, uniN or popN): make them with mode: full."
                 )
-            if test_data.is_sequential:
-                _check_have_rows(test_data, uid_series)
             transformed = copy.copy(test_data)
             transformed._dataset = _Transformed(test_data)
+            if test_data.is_sequential:
+                _check_have_rows(test_data, uid_series)
             return upstream(uid_series, model, transformed, device)
 
     when_imported("recbole.utils.case_study", mend)
