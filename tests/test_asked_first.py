@@ -225,6 +225,7 @@ PROBED = {
     "DMF": {},
     "MultiVAE": {},  # counts its batches
     "DiffRec": {},  # keeps its losses
+    "LINE": {},  # shuffles its users
     "SASRec": NO_NEGATIVES | {"n_heads": 1, "hidden_size": 4},  # dropout
     "DIN": {"mlp_hidden_size": [8]},  # batch normalisation
     "BPR with workers": {"worker": 1},
