@@ -8,7 +8,6 @@ import pytest
 import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
-from recbole.utils.case_study import full_sort_topk
 from tiny import HEADER, contents, interactions, write_tiny
 
 from recbole_persona import load, run, tune
@@ -339,6 +338,12 @@ def test_a_sampled_evaluation_without_validation(tmp_path):
     assert run("BPR", "tiny", config_dict=settings)["test_result"]["ndcg@3"] >= 0
 
 
+def test_trees_are_grown_by_their_validation_part(tmp_path):
+    pytest.importorskip("xgboost")
+    settings = VALUES | {"threshold": {"rating": 3}, "eval_args": {"split": {"RS": [0.8, 0, 0.2]}, "mode": "labeled"}}
+    assert "XGBoost grows its trees by the validation part" in refused_run(tmp_path, "XGBoost", settings)
+
+
 def test_four_ready_made_parts_are_refused(tmp_path):
     said = refused_run(tmp_path, "BPR", {"benchmark_filename": ["a", "b", "c", "d"]})
     assert "benchmark_filename is like [train, valid, test], of one to three names" in said
@@ -368,29 +373,6 @@ def test_a_user_with_all_items_is_named(tmp_path):
 def test_a_model_that_needs_no_negatives_takes_such_a_user(tmp_path, model):
     outcome = run(model, "tiny", config_dict=write_tiny(tmp_path, ALL_ITEMS))
     assert outcome["test_result"]["ndcg@3"] >= 0
-
-
-def test_top_items_of_a_user_without_a_test_row(tmp_path):
-    settings = write_tiny(tmp_path, interactions() + "alone\ti1\t3\t1\nalone\ti2\t3\t1\n")
-    settings |= {"eval_args": {"split": {"RS": [0.9, 0.0, 0.1]}, "group_by": "none"}}
-    run("BPR", "tiny", config_dict=settings)
-    loaded = load(settings["run_dir"])
-    dataset, tested = loaded.dataset, set(loaded.test_data.dataset.inter_feat["user_id"].tolist())
-    users = list(range(1, dataset.user_num))
-    assert set(users) - tested
-    _, items = full_sort_topk(users, loaded.model, loaded.test_data, 3)
-    seen = dataset.inter_feat
-    for user, top in zip(users, items.tolist()):
-        if user not in tested:
-            assert not set(top) & set(seen["item_id"][seen["user_id"] == user].tolist())
-
-
-def test_top_items_of_a_labelled_run(tmp_path):
-    settings = write_tiny(tmp_path) | VALUES | {"threshold": {"rating": 3}}
-    run("FM", "tiny", config_dict=settings)
-    loaded = load(settings["run_dir"])
-    with pytest.raises(UserError, match=r"rank all items, .* make them with mode: full"):
-        full_sort_topk([1, 2], loaded.model, loaded.test_data, 3)
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,13 @@ class _Later:
     def __init__(self, make):
         self._make = make
 
-    def __getattr__(self, name):
-        if name == "_writer":
+    def begin(self) -> None:
+        """Make it now."""
+        if "_writer" not in vars(self):
             self._writer = self._make()
-            return self._writer
+
+    def __getattr__(self, name):
+        self.begin()
         return getattr(self._writer, name)
 
 
@@ -254,6 +257,8 @@ class RunTrainer:
         """
         self._sources.update(train=train_data, valid=valid_data)
         self._keeps_state = bool(self.run_dir and saved)
+        if isinstance(self.wandblogger, _Later):
+            self.wandblogger.begin()
         if self._resumed:
             self._continue_random_numbers(self._resumed)
         self._since = time.perf_counter()
