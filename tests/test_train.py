@@ -132,13 +132,18 @@ def test_trees_stay_in_the_run_folder(name, data, tmp_path, monkeypatch):
 def test_wandb_writes_into_the_run_folder(bpr, tmp_path, monkeypatch):
     wandb, seen = ModuleType("wandb"), {}
     wandb.run = None
-    wandb.init = lambda project, config: seen.update(project=project, folder=os.environ["WANDB_DIR"])
+
+    def init(project, config):
+        seen.update(project=project, folder=os.environ["WANDB_DIR"])
+        wandb.run = SimpleNamespace(summary={})
+
+    wandb.init = init
     wandb.define_metric = lambda *args, **kwargs: None
     wandb.log = lambda metrics, commit: seen.setdefault("metrics", []).append(metrics)
     wandb.run = None
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     trainer, loaders = bpr(log_wandb=True, wandb_project="mine", epochs=1)
-    wandb.run = SimpleNamespace(summary={})
+    assert not seen  # a run that is refused begins none
     fit(trainer, loaders)
     assert seen["project"] == "mine" and seen["folder"] == str(tmp_path / "run")
     assert any("train/train_loss" in metrics for metrics in seen["metrics"]) and "WANDB_DIR" not in os.environ

@@ -425,6 +425,16 @@ def lengths_by_row():
 
 
 @check
+def constant_sequences_are_normalised():
+    as_in_pandas_3()
+    write_tiny("data")
+    items = pd.read_csv("data/tiny/tiny.item", sep="\t").assign(**{"vec:float_seq": "0.5 0.5"})
+    items.to_csv("data/tiny/tiny.item", sep="\t", index=False)
+    dataset = pieces("FM", load_col=None, normalize_field=["vec"], numerical_features=[]).train._dataset
+    assert not dataset.item_feat["vec"].any()
+
+
+@check
 def sorting_downwards():
     from recbole.data.interaction import Interaction
 

@@ -2,10 +2,11 @@
 
 import importlib.util
 import re
+import sys
 from contextlib import contextmanager
 
 import torch
-from recbole.utils import get_trainer
+from recbole.utils import ModelType, get_trainer
 
 from recbole_persona.data.missing_parts import lacks_validation
 from recbole_persona.data.reads import LABELS, NEGATIVES, which_lacks
@@ -25,7 +26,7 @@ def check_settings(config) -> None:
     """
     check_valid_metric(config)
     check_steps(config, get_trainer(config["MODEL_TYPE"], config["model"]))
-    if config["log_wandb"] and importlib.util.find_spec("wandb") is None:
+    if config["log_wandb"] and "wandb" not in sys.modules and importlib.util.find_spec("wandb") is None:
         raise UserError("log_wandb is True, and wandb is not installed: pip install wandb, or leave log_wandb out.")
 
 
@@ -40,6 +41,23 @@ def check_search(config) -> None:
         raise UserError(
             f"A search compares its trials on the validation part, and {reason} leaves none; give it a share, as in "
             "eval_args: {split: {RS: [0.8, 0.1, 0.1]}}, or name its file in benchmark_filename."
+        )
+
+
+def check_without_validation(config, tested) -> None:
+    """Refuse what needs a validation part, where the data turn out to have none.
+
+    Raises:
+        UserError: decision trees; a run that is not ``tested``, as the trials of a search.
+    """
+    if config["MODEL_TYPE"] == ModelType.DECISIONTREE:
+        raise UserError(
+            f"{config['model']} grows its trees by the validation part, and the data set {config['dataset']!r} has none; give it "
+            "a share in split of eval_args."
+        )
+    if not tested:
+        raise UserError(
+            f"The data set {config['dataset']!r} has no validation part, by which alone this run is judged."
         )
 
 

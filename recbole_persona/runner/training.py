@@ -28,7 +28,7 @@ from recbole_persona.progress import progress
 from recbole_persona.runner.loaded import Loaded
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.overrides import check_overrides
-from recbole_persona.runner.preflight import check_settings, explained
+from recbole_persona.runner.preflight import check_settings, check_without_validation, explained
 from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.train.checkpoint import load_model_state
@@ -161,10 +161,8 @@ def _run_in(folder, config, how, tested, callback, trust, named=True) -> dict:
         if resume and folder.split() not in (None, split):
             raise UserError(_changed_data(config, folder, "; start it again with --rerun"))
         logger.info(dataset)
-        if not tested and not len(datasets[1]):
-            raise UserError(
-                f"The data set {config['dataset']!r} has no validation part, by which alone this run is judged."
-            )
+        if not len(datasets[1]):
+            check_without_validation(config, tested)
         tell_of_missing(config, loaders)
         given = deepcopy(config)  # a model may change its own
         with explained(config, dataset):

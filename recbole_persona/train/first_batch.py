@@ -6,6 +6,7 @@ they were before, so that a run is the same to the last bit with and without it.
 
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.trainer import trainer as upstream
@@ -116,12 +117,14 @@ def _put_back(module, contents):
 
 
 def _lend_copies(model):
-    """Let attributes that are tensors be copies: what is written to a tensor is counted, and that cannot be undone."""
+    """Let attributes that are tensors or arrays be copies; that a tensor was written to is counted, and cannot be undone."""
     copies = {}
     for module in model.modules():
         for name, value in vars(module).items():
             if isinstance(value, torch.Tensor) and value.layout == torch.strided:
                 vars(module)[name] = copies.setdefault(id(value), value.detach().clone())
+            elif isinstance(value, np.ndarray):
+                vars(module)[name] = copies.setdefault(id(value), value.copy())
 
 
 @contextmanager

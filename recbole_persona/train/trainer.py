@@ -98,14 +98,17 @@ class _Later:
     def __init__(self, make):
         self._make = make
 
-    def close(self):
+    def begin(self) -> None:
+        """Make it now."""
+        if "_writer" not in vars(self):
+            self._writer = self._make()
+
+    def close(self) -> None:
         if "_writer" in vars(self):
             self._writer.close()
 
     def __getattr__(self, name):
-        if name == "_writer":
-            self._writer = self._make()
-            return self._writer
+        self.begin()
         return getattr(self._writer, name)
 
 
@@ -260,6 +263,8 @@ class RunTrainer:
         """
         self._sources.update(train=train_data, valid=valid_data)
         self._keeps_state = bool(self.run_dir and saved)
+        if isinstance(self.wandblogger, _Later):
+            self.wandblogger.begin()
         if self._resumed:
             self._continue_random_numbers(self._resumed)
         self._since = time.perf_counter()
