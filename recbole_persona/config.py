@@ -26,6 +26,7 @@ from recbole_persona.unused import is_read, unused_settings
 from recbole_persona.upstream import replace_everywhere
 
 _RecboleConfig = recbole_config.Config
+_EVAL_BATCH_SIZE = 4096  # RecBole's default
 _VISIBLE_AT_START = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
@@ -126,6 +127,8 @@ class Config(_RecboleConfig):
         self._check_keys()
         self._read_as_declared()
         check_values(self.external_config_dict, self.internal_config_dict)
+        if self.final_config_dict["eval_batch_size"] is None:
+            self.final_config_dict["eval_batch_size"] = self.internal_config_dict["eval_batch_size"]
         self._complete_eval_args()
         metrics = self._check_metrics()
         kinds = [metric_types[metric.lower()] for metric in metrics]
@@ -183,6 +186,19 @@ class Config(_RecboleConfig):
     def unused_keys(self) -> dict[str, str]:
         """The user's settings that nothing in this run reads, each with the reason (:func:`unused_settings`)."""
         return unused_settings(self)
+
+    @property
+    def sizes_eval_steps(self) -> bool:
+        """Whether the user leaves ``eval_batch_size`` to us: full ranking then goes by the scores held.
+
+        A model's default counts where it asks for less than RecBole's. A config out of a checkpoint of RecBole does not
+        tell what was set: its number counts.
+        """
+        if "internal_config_dict" not in vars(self):
+            return False
+        given = self.external_config_dict.get("eval_batch_size") is not None
+        changed = self["eval_batch_size"] != self.internal_config_dict["eval_batch_size"]
+        return not (given or changed) and self["eval_batch_size"] >= _EVAL_BATCH_SIZE
 
     def _complete_eval_args(self):
         """Parts of ``eval_args`` that the user leaves out are those of the model and its type; RecBole takes general ones."""

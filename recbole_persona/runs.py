@@ -300,6 +300,8 @@ def default_path(config) -> Path:
 def plain_config(config) -> dict:
     """The settings as YAML can hold them, such that reading them again gives the same ``Config``."""
     values = {key: _plain(value) for key, value in config.final_config_dict.items() if key not in _DERIVED}
+    if config.sizes_eval_steps:
+        values["eval_batch_size"] = None  # a number would be one that the user has set
     values["data_path"] = str(Path(values["data_path"]).resolve().parent)  # Config adds the data set's name again
     if (values.get("train_neg_sample_args") or {}).get("distribution") == "none":
         values["train_neg_sample_args"] = None
@@ -342,6 +344,7 @@ def _plain(value):
 def config_hash(config) -> str:
     """Eight hexadecimal digits over every setting that changes what is computed."""
     values = {key: value for key, value in plain_config(config).items() if key not in _NOT_HASHED}
+    values["eval_batch_size"] = config["eval_batch_size"]
     for key, before in _CAME_LATER.items():
         if values.get(key) == before:
             values.pop(key, None)

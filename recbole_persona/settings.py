@@ -21,7 +21,7 @@ _WHOLE = {
     "metric_decimal_place": 0, "loss_decimal_place": 0,
 }  # fmt: skip
 JUDGE_KEY = "RECBOLE_PERSONA_JUDGE_KEY"  # environment variable; sent as a bearer token where it is set
-_OR_NONE = ("longest_answer", "max_steps")  # found from the data when None; no bound
+_OR_NONE = ("longest_answer", "max_steps", "eval_batch_size")  # found from the data; no bound; sized by the scores
 _CHOICES = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "state": ("debug", "info", "warning", "error", "critical"),

@@ -66,6 +66,16 @@ def test_causal_attention_is_that_of_loops(lengths, n_heads):
 # The softmax over a table
 
 
+def test_cross_entropy_over_a_table_that_leaves_few_rows_to_a_tile():
+    states, table = (torch.randn(n, 3, requires_grad=True) for n in (70, 20_000))
+    target = torch.randint(20_000, (70,))
+    losses = table_cross_entropy(states, table, target), F.cross_entropy(states @ table.T, target)
+    torch.testing.assert_close(*losses)
+    found, wanted = (torch.autograd.grad(loss, (states, table)) for loss in losses)
+    torch.testing.assert_close(found, wanted)
+    assert all(gradient.is_contiguous() for gradient in found)
+
+
 @pytest.mark.parametrize("tile", [1, 7, 40, 2**20])
 def test_cross_entropy_is_that_of_torch(tile):
     states = torch.randn(23, 5, dtype=torch.float64, requires_grad=True)

@@ -375,6 +375,17 @@ def pop_counts_every_interaction():
 
 
 @check
+def random_draws_for_every_user():
+    parts = pieces("Random")
+    batch = rows(parts.test)
+    torch.manual_seed(0)
+    every = parts.model.full_sort_predict(batch).view(len(batch), -1)
+    torch.manual_seed(0)
+    one_by_one = [parts.model.full_sort_predict(batch[slice(row, row + 1)]) for row in range(len(batch))]
+    assert torch.equal(every, torch.stack(one_by_one))
+
+
+@check
 def autoencoders_index_with_tuples():
     warnings.filterwarnings("error", "Using a non-tuple sequence")
     torch.set_warn_always(True)

@@ -7,13 +7,17 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import ModelType, get_model
 
 from recbole_persona.data.ordering import distinct
 from recbole_persona.evaluate.protocols import masks_seen
 from recbole_persona.evaluate.seen import before_targets, seen_column, up_to_phase, windows_of
 
-SCORES = 2**26  # that a batch holds at most, 256 MiB in single precision
+SCORES = 2**26  # that a batch of a sequential model holds at most, 256 MiB in single precision
+SCORES_PER_STEP = 2**22  # users x items where eval_batch_size is not set, 16 MiB in single precision: more gain nothing
+PAIRS_PER_STEP = 2**16  # the same for a model that computes vectors, and not only a score, for every user and item
+_COMPUTES_PAIRS = ("KGCN", "KGNNLS", "RippleNet")  # in full_sort_predict
 
 
 class FullSortLoader(FullSortEvalDataLoader):
@@ -24,9 +28,11 @@ class FullSortLoader(FullSortEvalDataLoader):
     - Sequential models, one case per row: seen is what the user interacted with before the row's target, however long ago
       and in whatever part, the target left out. Not masked by default.
 
-    A batch is what RecBole's is, ``(rows, seen or None, positive_u, positive_i)``, made without a loop over users. Of a
-    sequential model ``eval_batch_size`` counts rows, and memory is bounded all the same: fewer where they would have too
-    many scores.
+    A batch is what RecBole's is, ``(rows, seen or None, positive_u, positive_i)``, made without a loop over users.
+
+    ``eval_batch_size`` counts scores of a general model, and rows of a sequential one, of which a batch has fewer where
+    they would have more than ``SCORES``. Where the user does not set it, a batch of a general model holds
+    ``SCORES_PER_STEP``, and one of a model of either kind that scores pairs ``PAIRS_PER_STEP``.
     """
 
     def __init__(self, config, dataset, sampler, shuffle=False):
@@ -45,9 +51,18 @@ class FullSortLoader(FullSortEvalDataLoader):
 
     def _init_batch_size_and_step(self):
         super()._init_batch_size_and_step()
+        n_items, sized = self._dataset.item_num, self.config.sizes_eval_steps
+        pairs = sized and self._scores_pairs()
         if self.is_sequential:
-            self.step = min(self.step, max(1, SCORES // self._dataset.item_num))
-            self.set_batch_size(self.step)
+            self.step = min(self.step, max(1, (PAIRS_PER_STEP if pairs else SCORES) // n_items))
+        elif sized:
+            self.step = max(self.step, (PAIRS_PER_STEP if pairs else SCORES_PER_STEP) // n_items)
+        self.set_batch_size(self.step)
+
+    def _scores_pairs(self) -> bool:
+        """Whether a batch becomes all its pairs of a row and an item, with whatever the model computes of each."""
+        ranks = self.model_class.full_sort_predict is not AbstractRecommender.full_sort_predict
+        return not ranks or self.model_class.__name__ in _COMPUTES_PAIRS
 
     def _index_users(self, dataset, sampler):
         """``targets`` and ``seen`` of every user of the part."""

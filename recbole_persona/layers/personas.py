@@ -67,15 +67,19 @@ class PersonaAttention(nn.Module):
         return compared / self.temperature if self.temperature != 1 else compared
 
     def is_mild(self, personas, items) -> bool:
-        """Whether exp of every logit of these personas (..., d) and items (..., d) is an ordinary number of 32 bits or more."""
+        """Whether the weights are learned, and exp of every logit of these personas (..., d) and items (..., d) is an ordinary
+        number of 32 bits or more.
+        """
+        if not self.asks or self.kind != "learned":
+            return False
         if personas.element_size() < 4 or torch.is_autocast_enabled(personas.device.type) or not len(personas):
             return False
         longest = 1.0 if self.projects else (personas.norm(dim=-1).amax() * items.norm(dim=-1).amax()).item()
         return longest / self.temperature < MILD  # |p . q| <= |p| |q|
 
     @torch.no_grad()
-    def pool(self, personas, items, keys, mixture=None, mild=False):
-        """sum_k a_k p_k . q, with the weights of :meth:`forward`, in fewer steps if the logits are ``mild``.
+    def pool(self, personas, items, keys, mixture=None):
+        """sum_k a_k p_k . q, with the weights of :meth:`forward`.
 
         Args:
             personas: (B, K, d).
@@ -86,17 +90,41 @@ class PersonaAttention(nn.Module):
         Returns:
             (B, N).
         """
-        if not (mild and self.asks and self.kind == "learned"):
-            responses = respond(personas, items)
-            return (self(personas, keys, responses, mixture) * responses).sum(dim=1)
-        personas = personas.transpose(0, 1)  # (K, B, d): what one persona says of all lies together
-        responses = personas @ items.mT  # (K, B, N)
-        heat = self._logits(personas, keys, responses).exp()
-        scores, total = heat[0] * responses[0], heat[0]
-        for k in range(1, self.n_personas):
-            scores.addcmul_(heat[k], responses[k])
-            total += heat[k]
-        return scores.div_(total)
+        responses = respond(personas, items)
+        return (self(personas, keys, responses, mixture) * responses).sum(dim=1)
+
+    @torch.no_grad()
+    def pool_mild(self, personas, items, keys, bias, space, out):
+        """As :meth:`pool`, with the bias, where the item has a say by its weights and the logits are mild (:meth:`is_mild`).
+
+        What costs beside the products is bytes: of one persona at a time, all that is read was written just before, and lies
+        in the cache, in memory that is held.
+
+        Args:
+            personas, items, keys: as for :meth:`pool`.
+            bias: (N,) or None.
+            space: (4, at least B * N) numbers to compute in.
+            out: (B, N), for the result.
+        """
+        shape = len(personas), len(items)
+        responses, exp_logits, scores, total = space[:, : out.numel()].view(4, *shape)
+        if self.projects:
+            compared = F.normalize(self.persona_map(personas), dim=-1) / self.temperature  # (B, K, a)
+        for k in range(self.n_personas):
+            torch.mm(personas[:, k], items.T, out=responses)
+            if self.projects:
+                torch.mm(compared[:, k], keys.T, out=exp_logits).exp_()
+            elif self.temperature == 1:
+                torch.exp(responses, out=exp_logits)
+            else:
+                torch.div(responses, self.temperature, out=exp_logits).exp_()
+            if k == 0:
+                torch.mul(exp_logits, responses, out=scores)
+                exp_logits, total = total, exp_logits
+            else:
+                scores.addcmul_(exp_logits, responses)
+                total += exp_logits
+        torch.div(scores, total, out=out) if bias is None else torch.addcdiv(bias, scores, total, out=out)
 
 
 def respond(personas, items):

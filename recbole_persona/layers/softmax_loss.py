@@ -8,6 +8,10 @@ import math
 import torch
 
 TILE = {"cpu": 2**20, "accelerator": 2**26}  # scores at a time; on a CPU they stay in the cache
+ROWS, MOST = (
+    64,
+    2**24,
+)  # rows that make a product worth its while, at more scores than that where there are not too many
 
 
 def table_cross_entropy(states, table, target, share=None, tile=None):
@@ -33,13 +37,19 @@ def table_cross_entropy(states, table, target, share=None, tile=None):
         return (states.sum() + table.sum()).float() * 0.0  # whose gradients are zeros
     if share is None:
         target, share = target.unsqueeze(1), states.new_ones(len(target), 1)
-    tile = tile or TILE["cpu" if device == "cpu" else "accelerator"]
+    step = (tile or TILE["cpu" if device == "cpu" else "accelerator"]) // len(table)
+    if tile is None:
+        step = max(step, min(ROWS, MOST // len(table)))
     with torch.autocast(device, enabled=False):
-        return _TiledCrossEntropy.apply(states, table, target, share, max(1, tile // len(table)))
+        return _TiledCrossEntropy.apply(states, table, target, share, max(1, step))
 
 
 class _TiledCrossEntropy(torch.autograd.Function):
-    """Three products a tile, as few as can be: scores, gradient of the states, gradient of the table."""
+    """Three products a tile, as few as can be: scores, gradient of the states, gradient of the table.
+
+    The gradient of the table is summed as (d, V): there its product reads both factors along their rows, and takes two thirds
+    of the time (benchmarks/softmax_loss.py).
+    """
 
     @staticmethod
     def forward(ctx, states, table, target, share, step):
@@ -47,7 +57,8 @@ class _TiledCrossEntropy(torch.autograd.Function):
         share = share.to(exact)
         transposed = table.T.contiguous()
         place = states.new_empty(min(step, len(states)), len(table))
-        state_gradient, table_gradient = torch.empty_like(states), torch.zeros_like(table, dtype=exact)
+        state_gradient = torch.empty_like(states)
+        turned = torch.zeros(table.shape[::-1], dtype=exact, device=table.device)  # (d, V), gradient of the table
         loss = torch.zeros((), dtype=exact, device=states.device)
         for start in range(0, len(states), step):
             tile = slice(start, start + step)
@@ -61,11 +72,12 @@ class _TiledCrossEntropy(torch.autograd.Function):
             # The softmax is heat / total: in each product the smaller factor is the one that is divided.
             heat = heat.to(states.dtype)
             state_gradient[tile] = (heat @ table) / total
-            rows = (rows / total).to(heat.dtype)
+            rows = (rows / total).to(heat.dtype).T.contiguous()  # (d, n)
             if rows.dtype == exact:
-                table_gradient.addmm_(heat.T, rows)
+                turned.addmm_(rows, heat)
             else:
-                table_gradient += heat.T @ rows
+                turned += rows @ heat
+        table_gradient = turned.T.contiguous()
         for own, part in zip(target.unbind(1), share.unsqueeze(2).unbind(1)):
             state_gradient -= (table[own] * part).to(states.dtype)
             table_gradient.index_add_(0, own, states * part, alpha=-1)

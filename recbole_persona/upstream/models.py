@@ -180,6 +180,17 @@ def _draws_negatives(config):
     return (config["train_neg_sample_args"] or {}).get("distribution", "none") != "none"
 
 
+@repair("model/general_recommender/random.py:42", "Random gives all users of a batch the same list")
+def random_draws_for_every_user():
+    def mend(random):
+        @around(random.Random, "full_sort_predict")
+        def full_sort_predict(upstream, self, interaction):
+            # the numbers that the method would draw for one user after the other
+            return torch.rand(len(interaction) * self.n_items).double()
+
+    when_imported(f"{_GENERAL}.random", mend)
+
+
 @repair("model/general_recommender/ract.py:76", "RaCT's lines for the log end in a traceback of the logging module")
 def ract_speaks():
     def info(*parts):
