@@ -8,13 +8,11 @@ from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import partial
 from logging import getLogger
-from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
-from recbole.utils.logger import RemoveColorFilter
 from torch import nn
 from tqdm import tqdm
 
@@ -24,8 +22,8 @@ from recbole_persona.data.missing_parts import tell_of_missing
 from recbole_persona.errors import Untrusted, UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
 from recbole_persona.evaluate.per_user import evaluate_with_table
-from recbole_persona.progress import progress
 from recbole_persona.runner.loaded import Loaded
+from recbole_persona.runner.logs import epoch_bar, logging_to, quiet
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.overrides import check_overrides
 from recbole_persona.runner.preflight import check_settings, check_without_validation, explained
@@ -147,7 +145,7 @@ def _run_in(folder, config, how, tested, callback, trust, named=True) -> dict:
     resume = how == "resumed"
     if "show_progress" not in config.external_config_dict:
         config["show_progress"] = False  # one bar over the epochs instead of RecBole's two per epoch
-    with _logging_to(folder, config) as log:
+    with logging_to(config) as log:
         logger = getLogger()
         logger.info(config)
         for key, reason in config.unused_keys.items():
@@ -189,7 +187,7 @@ def _run_in(folder, config, how, tested, callback, trust, named=True) -> dict:
         logger.info("%s trainable parameters of %s in total", f"{n_trainable:,}", f"{n_parameters:,}")
         if resume and folder.state_file.is_file():
             trainer.resume()
-        with _timed(seconds, "train"), _epoch_bar(config, trainer, callback) as after_validation:
+        with _timed(seconds, "train"), epoch_bar(config, trainer, callback) as after_validation:
             best_score, best_valid = _fit(trainer, loaders, after_validation, config)
         seconds["train"] = getattr(trainer, "seconds", seconds["train"])  # with those before a resume
         with _timed(seconds, "evaluate"):
@@ -316,7 +314,7 @@ def load(run_dir, config_dict=None, trust=False, use="load", *, unfinished=False
             f"--resume={folder.path}."
         )
     config, dataset, loaders = load_data(run_dir, config_dict, trust, use, unfinished=unfinished)
-    with _quiet():
+    with quiet():
         hand_back(config, loaders[0]._dataset, file)
         model = _model(config, loaders[0]._dataset)
     load_model_state(model, file)
@@ -345,7 +343,7 @@ def load_data(run_dir, config_dict=None, trust=False, use="load", *, unfinished=
             f"--resume={folder.path}."
         )
     check_overrides(folder, config, config_dict, use)
-    with _quiet():
+    with quiet():
         dataset, loaders = _data(config)
     if split_hash([loader._dataset for loader in loaders]) != known:
         raise UserError(_another_split(config, folder) or _changed_data(config, folder))
@@ -376,7 +374,7 @@ def _changed_data(config, folder, advice="") -> str:
 def evaluate_run(run_dir, config_dict=None, trust=False):
     """Test the best weights of a finished run again: ``(test result, per-user table)``; arguments as for :func:`load`."""
     loaded = load(run_dir, config_dict, trust, "evaluate")
-    with _quiet():
+    with quiet():
         trainer = get_trainer(loaded.config["MODEL_TYPE"], loaded.config["model"])(loaded.config, loaded.model)
         if hasattr(trainer, "eval_collector"):
             trainer.eval_collector.data_collect(loaded.train_data)
@@ -396,86 +394,3 @@ def _timed(seconds, name):
     start = time.perf_counter()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-@contextmanager
-def _logging_to(folder, config):
-    """RecBole logs to the root logger: everything goes to ``train.log``, warnings to the screen as well.
-
-    What is logged before the run begins is held back: a refused run writes nothing.
-    """
-    root = getLogger()
-    kept, level = root.handlers[:], root.level
-    log = _HeldLog()
-    screen = logging.StreamHandler()
-    screen.setLevel(logging.WARNING)
-    screen.addFilter(RemoveColorFilter())
-    root.handlers[:] = [log, screen]
-    root.setLevel(getattr(logging, str(config["state"] or "INFO").upper(), logging.INFO))
-    try:
-        yield log
-    finally:
-        root.handlers[:] = kept
-        root.setLevel(level)
-        log.close()
-
-
-class _HeldLog(MemoryHandler):
-    """Holds what is logged, as text, until it is told the file."""
-
-    def __init__(self):
-        super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize)
-        self.addFilter(RemoveColorFilter())
-
-    def emit(self, record):
-        record.msg, record.args = record.getMessage(), None  # what is logged may change until it is written
-        super().emit(record)
-
-    def write_to(self, file) -> None:
-        """Write to ``file`` what was held, and all that comes at once."""
-        handler = logging.FileHandler(file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self.setTarget(handler)
-        self.capacity = 0
-        self.flush()
-
-    def close(self):
-        if self.target is not None:
-            self.target.close()
-        super().close()
-
-
-@contextmanager
-def _quiet():
-    root = getLogger()
-    level = root.level
-    root.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-
-
-@contextmanager
-def _epoch_bar(config, trainer, callback):
-    """One bar over the epochs, with the loss and the validation score beside it; lines where there is no terminal."""
-    silent = config["show_progress"] or (callback is not None and not sys.stderr.isatty())
-    with progress(
-        total=getattr(trainer, "epochs", config["epochs"]),
-        initial=getattr(trainer, "start_epoch", 0),
-        desc=f"{config['model']} on {config['dataset']}",
-        unit="epoch",
-        disable=silent,
-        leave=callback is None,
-    ) as bar:
-        trainer.epoch_begins = lambda epoch: bar.update(epoch - bar.n)  # also where nothing is validated
-
-        def after_validation(epoch, valid_score):
-            loss = getattr(trainer, "train_loss_dict", {}).get(epoch, float("nan"))
-            scores = f"loss {loss:.4g}, valid {config['valid_metric'].lower()} {valid_score:.4f}"
-            bar.set_postfix_str(scores, refresh=False)
-            bar.update(epoch + 1 - bar.n)
-            if callback:
-                callback(epoch, valid_score)
-
-        yield after_validation
