@@ -21,10 +21,10 @@ CASES = {
     "one is what filters read": ("FM", LABELED | {"val_interval": {"price": "[0,100]"}}, "age, looks"),
     "histories": ("recbole:DIN", LABELED | {"numerical_features": ["looks"]}, "age, price"),
     "our own": ("DIN", LABELED | {"numerical_features": ["looks", "age"]}, "price"),
-    "features that were chosen": (
+    "features that were not chosen": (
         "SASRecF",
-        {"selected_features": ["kind", "price"], "train_neg_sample_args": None, "numerical_features": ["looks"]},
-        "price",
+        {"selected_features": ["kind", "looks"], "train_neg_sample_args": None, "numerical_features": ["looks"]},
+        None,
     ),
     "no model of features": ("BPR", {}, None),
     "a sequence of items": ("SASRec", {"train_neg_sample_args": None}, None),
