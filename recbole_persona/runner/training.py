@@ -166,10 +166,6 @@ def _run_in(folder, config, resume, tested, callback, trust, named=True) -> dict
             # only now: data that cannot be read, or a model that cannot be made, leave no run behind
             folder.begin(given, split)
         folder.write_ids(dataset)
-        for note in config.notes:
-            logger.log(logging.WARNING if callback is None else logging.INFO, note)
-        if named and callback is None:  # else somebody else tells what goes on
-            tqdm.write(f"run folder: {folder.path}; log: {folder.log_file}", file=sys.stderr)
         give_back_memory()  # what a model takes while it is made (a graph of neighbours) can be as large as itself
         logger.info(model)
         n_parameters, n_trainable = parameter_counts(model)
@@ -177,6 +173,10 @@ def _run_in(folder, config, resume, tested, callback, trust, named=True) -> dict
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         if resume and folder.state_file.is_file():
             trainer.resume()
+        for note in config.notes:
+            logger.log(logging.WARNING if callback is None else logging.INFO, note)
+        if named and callback is None:  # else somebody else tells what goes on
+            tqdm.write(f"run folder: {folder.path}; log: {folder.log_file}", file=sys.stderr)
         with _timed(seconds, "train"), _epoch_bar(config, trainer, callback) as after_validation:
             best_score, best_valid = _fit(trainer, loaders, after_validation, config)
         seconds["train"] = getattr(trainer, "seconds", seconds["train"])  # with those before a resume
