@@ -177,16 +177,16 @@ def _run_in(folder, config, how, tested, callback, trust, named=True) -> dict:
             folder.begin(given, split)
         log.write_to(folder.log_file)
         folder.write_ids(dataset)
-        for note in config.notes:
-            logger.log(logging.WARNING if callback is None else logging.INFO, note)
-        if named and callback is None:  # else somebody else tells what goes on
-            tqdm.write(f"run folder: {folder.path}; log: {folder.log_file}", file=sys.stderr)
         give_back_memory()  # what a model takes while it is made (a graph of neighbours) can be as large as itself
         logger.info(model)
         n_parameters, n_trainable = parameter_counts(model)
         logger.info("%s trainable parameters of %s in total", f"{n_trainable:,}", f"{n_parameters:,}")
         if resume and folder.state_file.is_file():
             trainer.resume()
+        for note in config.notes:
+            logger.log(logging.WARNING if callback is None else logging.INFO, note)
+        if named and callback is None:  # else somebody else tells what goes on
+            tqdm.write(f"run folder: {folder.path}; log: {folder.log_file}", file=sys.stderr)
         with _timed(seconds, "train"), epoch_bar(config, trainer, callback) as after_validation:
             best_score, best_valid = _fit(trainer, loaders, after_validation, config)
         seconds["train"] = getattr(trainer, "seconds", seconds["train"])  # with those before a resume
