@@ -11,7 +11,7 @@ from logging import getLogger
 from pathlib import Path
 
 import torch
-from recbole.data import create_dataset, data_preparation
+from recbole.data import data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from recbole.utils.logger import RemoveColorFilter
 from torch import nn
@@ -25,6 +25,7 @@ from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.runner.loaded import Loaded
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.overrides import check_overrides
+from recbole_persona.runner.shared_data import dataset_of
 from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.settings import check_valid_metric
@@ -239,7 +240,7 @@ def _data(config):
     """The data set and its three loaders; the split depends on ``split_seed`` alone."""
     init_seed(config["split_seed"], config["reproducibility"])
     with checked_reading(config):
-        dataset = create_dataset(config)
+        dataset = dataset_of(config)
         loaders = data_preparation(config, dataset)
     check_split(config, loaders)
     return dataset, loaders
