@@ -100,8 +100,13 @@ def main():
             peer.stdin.close()
         os.chdir("/")
     sizes |= {"data": "amazon-beauty", "targets": loader.n_targets, "batches of an epoch, RecTools": steps}
-    claim = "seconds of an epoch on Beauty, cross-entropy over all items, at least 1, aim 1.5"
-    write(__file__, [row(claim, "RecTools' SASRec", quotients(theirs, own), arguments.repeats, sizes)])
+    # RecTools computes every place of every sequence, ours the targets alone: per place, padding counts for neither.
+    places = steps * WINDOWS * SIZES["MAX_ITEM_LIST_LENGTH"]
+    a_place = [value / places for value in theirs], [value / loader.n_targets for value in own]
+    fair = "seconds a place of a sequence, those of padding included, cross-entropy over all items, at least 1"
+    claim = "seconds of an epoch on Beauty, cross-entropy over all items, of which RecTools pays for padding, too"
+    rows = [(fair, quotients(*a_place)), (claim, quotients(theirs, own))]
+    write(__file__, [row(text, "RecTools' SASRec", ratio, arguments.repeats, sizes) for text, ratio in rows])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recbole_persona.errors import UserError
+from recbole_persona.evaluate import significance
 from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.evaluate.significance import (
     TESTS,
     average_seeds,
     compare,
+    compare_metrics,
     corpus_counts,
     holm,
     paired_bootstrap,
@@ -281,3 +284,39 @@ def test_memory_does_not_grow_with_users_times_resamples():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 200 * 2**20  # users x resamples would be 320 MB for one array, and there are several
+
+
+def per_user_table(seed, n=40):
+    """A per-user table with means, one of them not defined for some users, sums, and lists of items."""
+    random = np.random.default_rng(seed)
+    values = {name: random.random(n) for name in ("ndcg@3", "recall@3", "personaentropy@3")}
+    values["personaentropy@3"][:7] = np.nan
+    sums = {name: random.random(n) for name in ("sum_absolute_error", "sum_squared_error")}
+    lists = [json.dumps([f"i{item}" for item in random.permutation(9)[:4]]) for _ in range(n)]
+    return pd.DataFrame({"user": [f"u{u}" for u in range(n)], **values, **sums, "cases": 2.0, "items": lists})
+
+
+@pytest.mark.parametrize("cells", [2**21, 500])
+@pytest.mark.parametrize("seeds", [(0, 1), (0,)])
+def test_one_bootstrap_of_all_metrics_is_one_of_each(cells, seeds, monkeypatch):
+    """The same users are drawn, whatever else is measured of them and however many draws are held at a time."""
+    ours, baseline = [per_user_table(seed) for seed in seeds], [per_user_table(5)]
+    means = ["ndcg@3", "recall@3", "personaentropy@3"]
+    corpus = ["mae", "rmse", "itemcoverage@2", "giniindex@2", "shannonentropy@2", "giniindex@3"]
+    options = {"n_resamples": 300, "seed": 3}
+    wanted = {m: compare(average_seeds(ours, m), average_seeds(baseline, m), "t", **options) for m in means}
+    wanted |= {m: paired_bootstrap(*corpus_counts(ours, baseline, m, 10), **options) for m in corpus}
+    assert len({one.n for one in wanted.values()}) == 2
+    monkeypatch.setattr(significance, "_CELLS", cells)
+    found = compare_metrics(ours, baseline, means, corpus, 10, "t", **options)
+    assert list(found) == [*means, *corpus]
+    for metric, one in found.items():
+        numbers, expected = ({k: v for k, v in asdict(c).items() if k != "test"} for c in (one, wanted[metric]))
+        assert one.test == wanted[metric].test and numbers == pytest.approx(expected, rel=1e-9, nan_ok=True)
+
+
+def test_all_metrics_of_one_user():
+    ours, baseline = [[per_user_table(seed, n=1)] for seed in (0, 1)]
+    found = compare_metrics(ours, baseline, ["ndcg@3", "personaentropy@3"], ["rmse", "itemcoverage@2"], 10)
+    assert [one.n for one in found.values()] == [1, 0, 1, 1]
+    assert all(np.isnan(one.p) and np.isnan(one.low) for one in found.values())

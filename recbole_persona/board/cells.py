@@ -14,6 +14,7 @@ from recbole_persona.errors import Busy, StorageError, UserError, one_sentence
 from recbole_persona.runner import run
 from recbole_persona.runner.reevaluated import reevaluate_run
 from recbole_persona.runner.reranked import rerank_run
+from recbole_persona.runner.shared_data import sharing_data
 from recbole_persona.runs import RunFolder, default_path, read_json
 from recbole_persona.search.trial import begun_before
 from recbole_persona.trust import KEYS
@@ -136,7 +137,7 @@ def reset(cells: list[Cell], which: str) -> None:
 
 
 def work(cells: list[Cell], told: Callable = lambda cell: None, stopped: Callable = lambda: False) -> None:
-    """Run what is open until nothing is; cells that other processes hold are waited for.
+    """Run what is open until nothing is; cells that other processes hold are waited for. Seeds of a row share their data.
 
     Args:
         told: called with every cell that this process has run.
@@ -146,16 +147,17 @@ def work(cells: list[Cell], told: Callable = lambda cell: None, stopped: Callabl
         StorageError: a file could not be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM. What is finished stays, what had begun is continued another time.
     """
-    while waiting := [cell for cell in cells if cell.open]:
-        rested = True
-        for cell in waiting:
-            if stopped():
-                return
-            if cell.open and _ready(cell, cells) and _attempt(cell):
-                told(cell)
-                rested = False
-        if rested:
-            time.sleep(WAIT)
+    with sharing_data():
+        while waiting := [cell for cell in cells if cell.open]:
+            rested = True
+            for cell in waiting:
+                if stopped():
+                    return
+                if cell.open and _ready(cell, cells) and _attempt(cell):
+                    told(cell)
+                    rested = False
+            if rested:
+                time.sleep(WAIT)
 
 
 def _ready(cell, cells) -> bool:

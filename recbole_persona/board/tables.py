@@ -21,9 +21,7 @@ from recbole_persona.evaluate.significance import (
     Comparison,
     average_seeds,
     check_users,
-    compare,
-    corpus_counts,
-    paired_bootstrap,
+    compare_metrics,
     values_by_user,
 )
 from recbole_persona.progress import progress
@@ -255,12 +253,11 @@ def _compare_all(board, part, rows, finished, metrics):
     """Every row against what it is tested against: the difference, and its standard error over users."""
     against = {row.name: row.against or board.baseline for row in part.rows if row.name in finished}
     against = {name: base for name, base in against.items() if base in finished and base != name}
-    bar = progress(metrics, desc=f"comparisons on {part.dataset}", unit="metric")
-    for metric in bar:
-        found = {name: _comparison(board, metric, finished[name], finished[base]) for name, base in against.items()}
-        found = {name: comparison for name, comparison in found.items() if comparison is not None}
-        for name, comparison in found.items():
-            rows[name].setdefault("comparisons", {})[metric] = plain_comparison(comparison) | {"against": against[name]}
+    for name in progress(against, desc=f"comparisons on {part.dataset}", unit="row"):
+        found = _comparisons(metrics, finished[name], finished[against[name]])
+        described = {m: plain_comparison(found[m]) | {"against": against[name]} for m in metrics if m in found}
+        if described:
+            rows[name]["comparisons"] = described
 
 
 def _compare_best(board, rows, finished):
@@ -268,23 +265,26 @@ def _compare_best(board, rows, finished):
     ranked = sorted((row for row in rows.values() if "rank" in row), key=lambda row: row["rank"])
     if len(ranked) > 1:
         best, second = ranked[:2]
-        found = _comparison(board, board.primary, finished[best["name"]], finished[second["name"]])
+        found = _comparisons([board.primary], finished[best["name"]], finished[second["name"]])
         if found:
             best["best_against_second"] = {
                 "metric": board.primary,
                 "against": second["name"],
-                **plain_comparison(found),
+                **plain_comparison(found[board.primary]),
             }
 
 
-def _comparison(board, metric, ours, base) -> Comparison | None:
-    """None for a metric of which no sums over users are kept."""
-    if metric.partition("@")[0] in CORPUS and all(metric in done.results[0]["test"] for done in (ours, base)):
-        items = ours.results[0]["statistics"]["items"] + 1
-        return paired_bootstrap(*corpus_counts(ours.tables, base.tables, metric, items))
-    if any(metric not in table for table in (*ours.tables, *base.tables)):
-        return None  # AUC, of which no sums are kept; value metrics of a re-ranked run
-    return compare(average_seeds(ours.tables, metric), average_seeds(base.tables, metric), "t")
+def _comparisons(metrics, ours, base) -> dict[str, Comparison]:
+    """By metric; without those of which no sums over users are kept: AUC, value metrics of a re-ranked run."""
+    corpus = [
+        metric
+        for metric in metrics
+        if metric.partition("@")[0] in CORPUS and all(metric in done.results[0]["test"] for done in (ours, base))
+    ]
+    tables = (*ours.tables, *base.tables)
+    means = [metric for metric in metrics if metric not in corpus and all(metric in table for table in tables)]
+    items = ours.results[0]["statistics"]["items"] + 1 if corpus else None
+    return compare_metrics(ours.tables, base.tables, means, corpus, items, "t")
 
 
 def plain_comparison(comparison: Comparison) -> dict:

@@ -5,18 +5,16 @@ Metrics that are means over users go through :func:`compare`, all others (RMSE, 
 says what the numbers mean.
 """
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from scipy import stats
-from scipy.special import entr
 
-from recbole_persona.data.words import words
 from recbole_persona.errors import UserError
-from recbole_persona.evaluate.bleu import COUNTS, bleu, ngrams
+from recbole_persona.evaluate.corpus_metrics import CORPUS, SHOWN, check_users, corpus_counts, statistic_of
 
 _CELLS = 2**21  # numbers held at once: what bounds the memory
 _ROUNDING = 1e-12  # differences below this are rounding, of averages over seeds for instance
@@ -64,6 +62,26 @@ def compare(ours, baseline, test="permutation", n_resamples=9999, level=0.95, se
     Raises:
         UserError: not the same users, or an unknown test.
     """
+    return _bootstrapped([_of_means(ours, baseline, test, n_resamples, level, seed)], n_resamples, seed)[0]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one metric brings to a bootstrap.
+
+    Attributes:
+        counts: (n, c), of users. Metrics that share the object share its sums.
+        difference: sums (..., c) -> differences (...).
+        compared: resampled differences (n_resamples,) -> a :class:`Comparison`; nothing is resampled of fewer than 2 users.
+    """
+
+    counts: np.ndarray | sp.csr_array
+    difference: Callable
+    compared: Callable
+
+
+def _of_means(ours, baseline, test, n_resamples, level, seed) -> _Part:
+    """The part of :func:`compare`."""
     if test not in TESTS:
         raise UserError(f"The test is one of {', '.join(TESTS)}, not {test!r}.")
     _check_level(level)
@@ -71,13 +89,16 @@ def compare(ours, baseline, test="permutation", n_resamples=9999, level=0.95, se
     differences = (ours - baseline).dropna().to_numpy(copy=True)
     differences[np.abs(differences) < _ROUNDING] = 0.0  # the signed ranks would count it in full
     n = len(differences)
-    if n < 2:
-        return Comparison(n, float(differences.mean()) if n else np.nan, np.nan, np.nan, np.nan, np.nan, test)
-    mean, spread = float(differences.mean()), float(differences.std(ddof=1))
-    resampled = np.concatenate(list(_resampled_sums(differences[:, None], n_resamples, seed)))[:, 0] / n
-    low, high = _interval(resampled, mean, level)
-    p = TESTS[test](differences, n_resamples, seed) if differences.any() else 1.0
-    return Comparison(n, mean, low, high, float(p), _effect(mean, spread), test, spread / np.sqrt(n))
+
+    def compared(resampled):
+        if n < 2:
+            return Comparison(n, float(differences.mean()) if n else np.nan, np.nan, np.nan, np.nan, np.nan, test)
+        mean, spread = float(differences.mean()), float(differences.std(ddof=1))
+        low, high = _interval(resampled, mean, level)
+        p = TESTS[test](differences, n_resamples, seed) if differences.any() else 1.0
+        return Comparison(n, mean, low, high, float(p), _effect(mean, spread), test, spread / np.sqrt(n))
+
+    return _Part(differences[:, None], lambda sums: sums[..., 0] / n, compared)
 
 
 def _permutation(differences, n_resamples, seed):
@@ -179,165 +200,97 @@ def paired_bootstrap(ours, baseline, statistic, n_resamples=9999, level=0.95, se
     Raises:
         UserError: not the same users.
     """
+    part = _of_corpus(*_side_by_side(ours, baseline), statistic, n_resamples, level)
+    return _bootstrapped([part], n_resamples, seed)[0]
+
+
+def _side_by_side(ours, baseline) -> tuple[np.ndarray | sp.csr_array, int]:
+    """The counts of both systems (n, c + c'), of the users who have all; and c, of ours."""
+    if sp.issparse(ours):
+        if ours.shape[0] != baseline.shape[0]:
+            raise UserError(
+                f"The two matrices hold {ours.shape[0]} and {baseline.shape[0]} users; compare the same users."
+            )
+        return sp.hstack([ours, baseline], format="csr"), ours.shape[1]
+    ours, baseline = _paired(pd.DataFrame(ours), pd.DataFrame(baseline))
+    whole = (ours.notna().all(axis=1) & baseline.notna().all(axis=1)).to_numpy()
+    return np.hstack([frame.to_numpy(dtype=float)[whole] for frame in (ours, baseline)]), ours.shape[1]
+
+
+def _of_corpus(both, width, statistic, n_resamples, level) -> _Part:
+    """The part of :func:`paired_bootstrap`. ``both, width``: of :func:`_side_by_side`."""
     _check_level(level)
-    sparse = sp.issparse(ours)
-    if not sparse:
-        ours, baseline = _paired(pd.DataFrame(ours), pd.DataFrame(baseline))
-        whole = (ours.notna().all(axis=1) & baseline.notna().all(axis=1)).to_numpy()
-        ours, baseline = (frame.to_numpy(dtype=float)[whole] for frame in (ours, baseline))
-    elif ours.shape[0] != baseline.shape[0]:
-        raise UserError(f"The two matrices hold {ours.shape[0]} and {baseline.shape[0]} users; compare the same users.")
-    n, width = ours.shape
-    if n < 2:
-        return Comparison(n, *[np.nan] * 5, "bootstrap")
+    n = both.shape[0]
 
     def difference(sums):  # (..., counts of ours and of the baseline)
         return statistic(sums[..., :width]) - statistic(sums[..., width:])
 
-    both = sp.hstack([ours, baseline], format="csr") if sparse else np.hstack([ours, baseline])
-    observed = float(difference(np.asarray(both.sum(0)).ravel()))
-    resampled = np.concatenate([difference(sums) for sums in _resampled_sums(both, n_resamples, seed)])
-    low, high = _interval(resampled, observed, level)
-    centred = resampled - resampled.mean() + observed
-    smaller = min((centred <= 0).sum(), (centred >= 0).sum())
-    p = min(1.0, 2 * (1 + smaller) / (1 + n_resamples))
-    error = float(resampled.std())
-    effect = _effect(observed, error * np.sqrt(n))
-    return Comparison(n, observed, low, high, float(p), effect, "bootstrap", error)
+    def compared(resampled):
+        if n < 2:
+            return Comparison(n, *[np.nan] * 5, "bootstrap")
+        observed = float(difference(np.asarray(both.sum(0)).ravel()))
+        low, high = _interval(resampled, observed, level)
+        centred = resampled - resampled.mean() + observed
+        smaller = min((centred <= 0).sum(), (centred >= 0).sum())
+        p = min(1.0, 2 * (1 + smaller) / (1 + n_resamples))
+        error = float(resampled.std())
+        effect = _effect(observed, error * np.sqrt(n))
+        return Comparison(n, observed, low, high, float(p), effect, "bootstrap", error)
+
+    return _Part(both, difference, compared)
 
 
-def corpus_counts(ours, baseline, metric, n_items=None):
-    """What :func:`paired_bootstrap` needs for a corpus metric of per-user tables.
+def compare_metrics(
+    ours, baseline, means, corpus=(), n_items=None, test="permutation", n_resamples=9999, level=0.95, seed=0
+) -> dict[str, Comparison]:
+    """Two systems by many metrics and one bootstrap: the users of a resample are drawn once for all of them.
 
     Args:
-        ours, baseline: lists of per-user tables, one per seed; the metric is averaged over seeds.
-        metric: ``mae``, ``rmse``, ``logloss``, ``gauc``, ``itemcoverage@k``, ``shannonentropy@k``, ``giniindex@k``, or one of
-            the text metrics that are no mean: BLEU, ``hallucinated``, ``usr``, ``distinct-n``, ``fcr``, ``div``.
-        n_items: items of the data set with RecBole's padding item (``dataset.item_num``), for the metrics of items.
+        ours, baseline: lists of per-user tables, one per seed; a metric is averaged over seeds.
+        means: metrics that are means over users, compared as by :func:`compare`.
+        corpus: those that are not, compared as by :func:`paired_bootstrap` of their :func:`corpus_counts`.
+        n_items, test, n_resamples, level, seed: as for these functions.
 
     Returns:
-        ``(counts of ours, counts of the baseline, statistic)``.
+        By metric what these functions give, up to rounding: they draw the same users.
 
     Raises:
-        UserError: an unknown metric, a table without its columns, or tables of different users.
+        UserError: as these functions.
     """
-    name, _, k = metric.partition("@")
-    if name not in CORPUS:
-        raise UserError(f"{metric} is no corpus metric; those are {', '.join(CORPUS)}.")
-    columns, value = CORPUS[name]
-    for table in (*ours, *baseline):
-        if lacking := [column for column in columns if column not in table]:
-            raise UserError(
-                f"{metric} needs the column {lacking[0]} in the per-user tables; measure {name} in the run."
-            )
-    if name in SHOWN:
-        cut = slice(int(k)) if k else slice(None)
-        shown = [[_shown(table, columns[0], SHOWN[name], cut) for table in tables] for tables in (ours, baseline)]
-        users = shown[0][0].index.unique()
-        items = pd.Index(pd.concat([*shown[0], *shown[1]]).dropna().unique())
-        n_items = ours[0]["n_features"].max() if name == "fcr" else n_items
-        width = len(items)
-        counts = [sp.hstack([_matrix(each, users, items) for each in system], format="csr") for system in shown]
-    else:
-        width = len(columns)
-        users = pd.Index(ours[0]["user"].unique())
-        counts = [pd.concat([_sums(table, columns, users) for table in tables], axis=1) for tables in (ours, baseline)]
-
-    def statistic(sums):
-        return value(sums.reshape(*sums.shape[:-1], -1, width), n_items).mean(-1)  # (..., seeds, width)
-
-    return *counts, statistic
+    parts = {}
+    for metric in means:
+        values = (average_seeds(tables, metric) for tables in (ours, baseline))
+        parts[metric] = _of_means(*values, test, n_resamples, level, seed)
+    counted = {}  # ItemCoverage and the Gini index at one k count the same, for instance
+    for metric in corpus:
+        name, _, k = metric.partition("@")
+        what = tuple(CORPUS[name][0]), SHOWN.get(name), k
+        if what not in counted:
+            *counts, _ = corpus_counts(ours, baseline, metric, n_items)
+            counted[what] = _side_by_side(*counts)
+        both, width = counted[what]
+        parts[metric] = _of_corpus(both, width, statistic_of(metric, ours, width, n_items), n_resamples, level)
+    return dict(zip(parts, _bootstrapped(list(parts.values()), n_resamples, seed)))
 
 
-def _sums(table, columns, users) -> pd.DataFrame:
-    """The columns summed by user; GAUC is no sum, but its product with its weight is."""
-    check_users(users, pd.Index(table["user"].unique()))
-    if "gauc" in columns:
-        weight = table["gauc_weight"].where(table["gauc"].notna(), 0.0)
-        table = table.assign(gauc=table["gauc"].fillna(0.0) * weight, gauc_weight=weight)
-    return table.groupby("user", sort=False)[columns].sum()
-
-
-def _shown(table, column, read, cut) -> pd.Series:
-    """What every user is shown, such as the first recommended items, one to a row, by user; NaN for one who is shown nothing.
-
-    Args:
-        column: of JSON.
-        read: its value -> list of str, of which ``cut`` takes some.
-    """
-    cells = table.set_index("user")[column].dropna()  # a row of texts beside rows of lists has no list
-    return cells.map(lambda cell: read(json.loads(cell))[cut]).explode()
-
-
-def _matrix(shown, users, items) -> sp.csr_array:
-    """How often (n_users, n_items) every item is shown to every user."""
-    check_users(users, shown.index.unique())
-    shown = shown.dropna()
-    place = users.get_indexer(shown.index), items.get_indexer(shown)
-    return sp.coo_array((np.ones(len(shown)), place), shape=(len(users), len(items))).tocsr()
-
-
-def _coverage(sums, n_items):
-    return (sums > 0).sum(-1) / n_items
-
-
-def _shannon_entropy(sums, n_items):
-    return entr(sums / sums.sum(-1, keepdims=True)).sum(-1) / (sums > 0).sum(-1)  # as RecBole divides it
-
-
-def _gini(sums, n_items):
-    places = np.arange(n_items - sums.shape[-1] + 1, n_items + 1)  # items that nobody is shown come first, and add 0
-    return ((2 * places - n_items - 1) * np.sort(sums, axis=-1)).sum(-1) / sums.sum(-1) / n_items
-
-
-def _quotient(sums, n_items):
-    return sums[..., 0] / sums[..., 1]
-
-
-def _root(sums, n_items):
-    return np.sqrt(_quotient(sums, n_items))
-
-
-def _distinct(sums, n_items):
-    return (sums > 0).sum(-1) / sums.sum(-1)
-
-
-def _pairs_in_common(sums, n_items):
-    n = sums.max(-1)  # every text counts once under the name "", and under a feature at most once
-    return ((sums * (sums - 1)).sum(-1) - n * (n - 1)) / (n * (n - 1))
-
-
-def _bleu(order, smoothed):
-    return lambda sums, n_items: bleu(sums, order, smoothed)
-
-
-# What is counted of a JSON cell: items, whole texts, n-grams of words, features.
-SHOWN = {
-    **dict.fromkeys(("itemcoverage", "shannonentropy", "giniindex", "fcr"), list),
-    "usr": lambda text: [" ".join(text.split())],
-    "distinct-1": words,
-    "distinct-2": lambda text: [" ".join(pair) for pair in ngrams(words(text), 2)],
-    "div": lambda names: ["", *names],
-}
-# Columns of the per-user table, and the metric from their sums (..., columns or items) and the number of items.
-CORPUS = {
-    "mae": (["sum_absolute_error", "cases"], _quotient),
-    "rmse": (["sum_squared_error", "cases"], _root),
-    "logloss": (["sum_log_loss", "cases"], _quotient),
-    "gauc": (["gauc", "gauc_weight"], _quotient),
-    **{
-        f"{kind}-{n}": ([f"{kind}_{name}" for name in COUNTS], _bleu(n, kind == "bleu"))
-        for kind in ("bleu", "peter-bleu")
-        for n in (1, 2, 3, 4)
-    },
-    "hallucinated": (["features_hallucinated", "features_named"], _quotient),
-    **dict.fromkeys(("usr", "distinct-1", "distinct-2"), (["generated"], _distinct)),
-    "fcr": (["named", "n_features"], _coverage),
-    "div": (["named"], _pairs_in_common),
-    "itemcoverage": (["items"], _coverage),
-    "shannonentropy": (["items"], _shannon_entropy),
-    "giniindex": (["items"], _gini),
-}
+def _bootstrapped(parts, n_resamples, seed) -> list[Comparison]:
+    """The comparison of every part; of those that have as many users, the same are drawn."""
+    resampled = [np.empty(n_resamples) for _ in parts]
+    for n in {part.counts.shape[0] for part in parts} - {0, 1}:
+        of_n = [number for number, part in enumerate(parts) if part.counts.shape[0] == n]
+        counts = {id(parts[number].counts): parts[number].counts for number in of_n}
+        dense = {key: each for key, each in counts.items() if not sp.issparse(each)}
+        ends = np.cumsum([0, *(each.shape[1] for each in dense.values())])
+        together = np.hstack(list(dense.values())) if dense else None
+        widest = max(each.shape[1] for each in (*counts.values(), *([together] if dense else ())))
+        for rows, weights in _drawn(n, widest, n_resamples, seed):
+            sums = {key: weights @ each for key, each in counts.items() if key not in dense}
+            if dense:
+                of_all = weights @ together
+                sums |= {key: of_all[:, left:right] for key, left, right in zip(dense, ends, ends[1:])}
+            for number in of_n:
+                resampled[number][rows] = parts[number].difference(sums[id(parts[number].counts)])
+    return [part.compared(differences) for part, differences in zip(parts, resampled)]
 
 
 def _paired(ours, baseline):
@@ -349,33 +302,24 @@ def _paired(ours, baseline):
     return ours.sort_index(), baseline.sort_index()
 
 
-def check_users(ours: pd.Index, baseline: pd.Index) -> None:
-    """Raise UserError unless both hold the same users, in any order."""
-    if ours.equals(baseline):
-        return
-    absent, added = len(ours.difference(baseline)), len(baseline.difference(ours))
-    if absent or added:
-        raise UserError(
-            f"Not the same users: {absent} of ours are missing from the baseline and {added} of the baseline's from "
-            "ours; compare runs of one split."
-        )
-
-
 def _check_level(level):
     if not 0 < level < 1:
         raise UserError(f"The level of the interval lies between 0 and 1, such as 0.95, and is not {level!r}.")
 
 
-def _resampled_sums(counts, n_resamples, seed):
-    """Sums of ``counts`` (n, c) over n users drawn with replacement, again and again: batches (r, c)."""
-    n, width = counts.shape
+def _drawn(n, width, n_resamples, seed):
+    """How often each of n users is drawn with replacement, again and again: batches of slices and weights (r, n).
+
+    Args:
+        width: of the counts to be summed; it bounds r, on which the draws do not depend.
+    """
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS // max(n, width))
     for start in range(0, n_resamples, step):
         size = min(step, n_resamples - start)
         drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]  # (r, n)
-        weights = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)  # (r, n), how often each is drawn
-        yield weights @ counts
+        weights = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        yield slice(start, start + size), weights.astype(float)
 
 
 def _interval(resampled, difference, level):

@@ -11,7 +11,7 @@ from logging import getLogger
 from pathlib import Path
 
 import torch
-from recbole.data import create_dataset, data_preparation
+from recbole.data import data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from torch import nn
 from tqdm import tqdm
@@ -27,6 +27,7 @@ from recbole_persona.runner.logs import epoch_bar, logging_to, quiet
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.overrides import check_overrides
 from recbole_persona.runner.preflight import check_settings, check_without_validation, explained
+from recbole_persona.runner.shared_data import dataset_of
 from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.train.checkpoint import load_model_state
@@ -271,7 +272,7 @@ def _data(config):
     """The data set and its three loaders; the split depends on ``split_seed`` alone."""
     init_seed(config["split_seed"], config["reproducibility"])
     with checked_reading(config):
-        dataset = create_dataset(config)
+        dataset = dataset_of(config)
         loaders = data_preparation(config, dataset)
     check_split(config, loaders)
     return dataset, loaders
