@@ -47,6 +47,15 @@ def test_it_computes_what_the_plain_one_does_but_for_rounding(learner, tmp_path)
     assert any((tensor != weights[False][name]).any() for name, tensor in weights[True].items())
 
 
+@pytest.mark.parametrize("variant", ["journal", "conference"])
+def test_what_a_model_keeps_of_its_weights_follows_the_steps(variant, tmp_path):
+    settings = {**SHORT, "epochs": 3, "eval_step": 1, "learning_rate": 0.05, "variant": variant, "fused_adam": True}
+    found = run("AMPCF", "ml-100k", config_dict={**settings, "run_dir": str(tmp_path / "run")}, tested=False)
+    # the best weights, loaded and evaluated again, score what they scored between two epochs
+    again = RunFolder(tmp_path / "run").per_user()["ndcg@10"].mean()
+    assert again == pytest.approx(found["result"]["best_valid"]["ndcg@10"], abs=1e-4)
+
+
 def test_another_learner_is_as_it_was(tmp_path):
     run("AMPCF", "ml-100k", config_dict={**SHORT, "learner": "sgd", "run_dir": str(tmp_path / "run")})
     assert not optimizer_groups(tmp_path / "run")[0]["fused"]

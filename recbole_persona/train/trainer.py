@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import torch
 from recbole.trainer import trainer as upstream
+from torch.autograd.graph import increment_version
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
@@ -112,6 +113,11 @@ class _Later:
         return getattr(self._writer, name)
 
 
+def _count_writes(optimizer, *_):
+    """The fused kernel writes parameters without counting it in ``Tensor._version``, by which a model knows what it may keep."""
+    increment_version([parameter for group in optimizer.param_groups for parameter in group["params"]])
+
+
 class RunTrainer:
     """What a trainer of gradients gains: see :func:`resumable`. Stands before RecBole's trainer in the bases.
 
@@ -154,7 +160,9 @@ class RunTrainer:
         if not self.config["fused_adam"] or type(optimizer) not in (Adam, AdamW):
             return optimizer
         groups = [{key: value for key, value in group.items() if key != "fused"} for group in optimizer.param_groups]
-        return type(optimizer)(groups, fused=True)
+        fused = type(optimizer)(groups, fused=True)
+        fused.register_step_post_hook(_count_writes)
+        return fused
 
     def _count_steps(self):
         """Put a :class:`SteppedOptimizer` in the place of each optimizer, which clips in place of RecBole's loop."""
