@@ -19,6 +19,7 @@ from recbole_persona.config import Config
 from recbole_persona.data.grouped_splits import Groups
 from recbole_persona.data.ordering import distinct
 from recbole_persona.data.used_ids import UsedIds
+from recbole_persona.errors import UserError
 
 OURS = {
     Dataset: ("leave_one_out", "split_by_ratio", "time_based_split", "_filter_by_inter_num"),
@@ -69,8 +70,8 @@ SPLITS = [
     {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "user"},
     {"split": {"RS": [7, 2, 1]}, "group_by": "none"},
     {"split": {"LS": "valid_and_test"}, "group_by": "user"},
-    {"split": {"LS": "valid_only"}, "group_by": "user", "mode": {"valid": "full", "test": "labeled"}},
-    {"split": {"LS": "test_only"}, "group_by": "user", "mode": {"valid": "labeled", "test": "full"}},
+    {"split": {"LS": "valid_only"}, "group_by": "user", "mode": "full"},
+    {"split": {"LS": "test_only"}, "group_by": "user", "mode": "full"},
     {"split": {"TS": [0.6, 0.2, 0.2]}, "group_by": "user"},
 ]
 
@@ -128,8 +129,11 @@ def test_used_ids_are_recboles_sets(data, n_keys, n_values, n_phases):
 def test_a_user_of_all_items_and_one_that_is_none(tmp_path):
     text = HEADER + "\n" + "".join(f"u{u}\ti{i}\t1\t{i}\n" for u in range(3) for i in range(6) if u or i < 4)
     config = Config("BPR", "tiny", config_dict=write_tiny(tmp_path, text))
-    with pytest.raises(ValueError, match="Some users have interacted with all items"):
-        parts_of(config)
+    _, (train, *_) = parts_of(config)  # refused is not the user, but to draw for it
+    with pytest.raises(
+        UserError, match=r"No item is left to be a negative for user 'u[12]', who has interacted with all 6 items"
+    ):
+        list(train)
     _, (train, *_) = parts_of(Config("BPR", "tiny", config_dict=write_tiny(tmp_path, uneven())))
     with pytest.raises(ValueError, match=r"user_id \[99\] not exist"):
         train._sampler.sample_by_user_ids(np.array([1, 99]), None, 1)

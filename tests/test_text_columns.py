@@ -36,6 +36,8 @@ def row_texts(rows=72):
 
 
 def config_of(settings, model="BPR", **more):
+    if model in ("FM", "XGBoost", "LightGBM"):  # whose rows are labelled
+        more = {"metrics": ["AUC"], "valid_metric": "AUC"} | more
     return Config(model, "tiny", config_dict=settings | {"state": "ERROR"} | more)
 
 

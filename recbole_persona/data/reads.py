@@ -69,7 +69,9 @@ def _own_code_has(config, pattern) -> bool:
 
 def _check_negatives(config):
     """A pairwise loss reads negatives; what is computed or trained by user has the type and reads none."""
-    if config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and not _draws(config) and config["model"] != "AMPCF":
+    if config["MODEL_INPUT_TYPE"] != InputType.PAIRWISE or config["loss_type"] == "CE":
+        return
+    if not _draws(config) and config["model"] != "AMPCF":
         if _own_code_has(config, r"self\.NEG_ITEM_ID\b"):
             raise UserError(NEGATIVES.format(model=config["model"]))
 

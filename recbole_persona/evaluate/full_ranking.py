@@ -92,8 +92,21 @@ class FullSortLoader(FullSortEvalDataLoader):
 
     @cached_property
     def uid2history_item(self) -> np.ndarray:
-        """(n_users,) tensors of what is masked, for RecBole's ``case_study``."""
-        return self._by_user(self.seen)
+        """(n_users,) tensors of what is masked, for RecBole's ``case_study``, which asks for any user.
+
+        Of a user who is not in this part it is all that the user interacted with up to it.
+        """
+        found = self._by_user(self.seen)
+        users, items = up_to_phase(self._sampler) if self.masks else (self.uid_list[:0], self.uid_list[:0])
+        absent = torch.tensor([windows is None for windows in found])[users]
+        order = users[absent].argsort(stable=True)
+        users, counts = users[absent][order].unique_consecutive(return_counts=True)
+        for user, seen in zip(users.tolist(), items[absent][order].split(counts.tolist())):
+            found[user] = seen
+        for user, seen in enumerate(found):
+            if seen is None:
+                found[user] = self.uid_list[:0]
+        return found
 
     def _by_user(self, windows):
         found = np.full(self._dataset.user_num, None)

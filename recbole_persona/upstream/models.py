@@ -6,6 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from torch.nn import functional as F
 
 from recbole_persona.errors import UserError
@@ -230,6 +231,11 @@ def case_study_transforms():
     def mend(case_study):
         @around(case_study, "full_sort_scores")
         def full_sort_scores(upstream, uid_series, model, test_data, device=None):
+            if not isinstance(test_data, FullSortEvalDataLoader):
+                raise UserError(
+                    "full_sort_scores and full_sort_topk rank all items, and these data are for another evaluation (mode in "
+                    "eval_args is labeled, uniN or popN): make them with mode: full."
+                )
             transformed = copy.copy(test_data)
             transformed._dataset = _Transformed(test_data)
             if test_data.is_sequential:
