@@ -119,7 +119,7 @@ def resume(name) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    names = recbole_model_names()
+    names = list(recbole_model_names())
     variants = list(yaml.safe_load((REPOSITORY / "tests" / "upstream_models.yaml").read_text())["variants"])
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
