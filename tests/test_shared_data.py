@@ -70,7 +70,7 @@ def test_one_is_kept_and_only_inside(settings):
         data("LightGCN", settings)
         data("AMPCF", settings, n_personas=2)
         assert shared_data._kept[0] is first  # general models
-        data("FM", settings)
+        data("FM", settings, metrics=["AUC"], valid_metric="AUC")
         assert shared_data._kept[0] is not first
         data("BPR", settings, rm_dup_inter="first")
         assert len(shared_data._kept) == 1 and shared_data._kept[0] is not first
