@@ -184,7 +184,9 @@ def test_the_printed_command_works(tmp_path, monkeypatch, capsys, form, model):
     monkeypatch.chdir(tmp_path)
     assert main(["convert", form, *_inputs(tmp_path)[form], "--out=my data"]) == 0
     printed = capsys.readouterr().out
-    (command,) = (line.removeprefix("train on it: ") for line in printed.splitlines() if "train on it" in line)
+    (command,) = (
+        line.removeprefix("train on it: ") for line in printed.splitlines() if line.startswith("train on it: ")
+    )
     assert command.startswith("recbole-persona run ") and command.endswith("--model=AMPCF")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     source = str(Path(__file__).parent.parent)
