@@ -1,13 +1,12 @@
 """What a model reads of the data, asked of the headers of the files before the data are read."""
 
-import difflib
 import inspect
 import re
 
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, InputType, ModelType
 
-from recbole_persona.errors import UserError
+from recbole_persona.errors import UserError, nearest
 from recbole_persona.unused import mentions
 
 LABELS = (
@@ -201,5 +200,4 @@ def _absent(field, suffix, header, loaded) -> str:
         return f"it is not loaded; add it to load_col: {{{suffix}: [{', '.join([*loaded, field])}]}}"
     if not header:
         return f"there is no .{suffix} file"
-    near = difflib.get_close_matches(str(field), header, n=1, cutoff=0.6)
-    return f"the .{suffix} file has only {', '.join(header)}" + (f"; the nearest is {near[0]!r}" if near else "")
+    return f"the .{suffix} file has only {', '.join(header)}{nearest(field, header)}"

@@ -8,10 +8,8 @@ import math
 import torch
 
 TILE = {"cpu": 2**20, "accelerator": 2**26}  # scores at a time; on a CPU they stay in the cache
-ROWS, MOST = (
-    64,
-    2**24,
-)  # rows that make a product worth its while, at more scores than that where there are not too many
+ROWS = 64  # of a tile at least: a product with fewer is slow
+MOST = 2**24  # scores to which ROWS may bring a tile
 
 
 def table_cross_entropy(states, table, target, share=None, tile=None):

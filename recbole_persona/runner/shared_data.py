@@ -40,7 +40,7 @@ def sharing_data():
 def dataset_of(config):
     """RecBole's ``create_dataset``; inside :func:`sharing_data` a copy of the last one where files and settings are the same.
 
-    The process's random numbers continue as if it had been made anew.
+    The process's random numbers continue as if it had been made again.
     """
     if _kept is None or any(config[key] for key in _ON_DISK):
         return create_dataset(config)
@@ -48,7 +48,7 @@ def dataset_of(config):
     if not _kept or _kept[0][0] != key:
         _kept.clear()  # before the next one is made, for the memory
         dataset = create_dataset(config)
-        if dataset.config is config:  # and not a changed copy, which would have to be made anew
+        if dataset.config is config:  # and not a changed copy, which would have to be made again
             _kept.append((key, copy.deepcopy(dataset, {id(config): config}), process_state()))
         return dataset
     _, dataset, state = _kept[0]

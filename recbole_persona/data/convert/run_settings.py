@@ -28,7 +28,7 @@ def write(file: Path, name: str, out: str, columns: dict[str, list[str]], form: 
     values["load_col"] = load
     if "train.inter" in columns:
         values["benchmark_filename"] = ["train", "valid", "test"]
-    text = "# Made by recbole-persona convert, which makes it anew; settings of your own go into another file.\n"
+    text = "# Made by recbole-persona convert, which writes it again; settings of your own go into another file.\n"
     if unloaded:
         text += f"# Not loaded; name in load_col what a model shall read: {', '.join(dict.fromkeys(unloaded))}\n"
     file.write_text(text + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
