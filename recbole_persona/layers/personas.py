@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 VARIANTS = ("journal", "conference")
 ATTENTIONS = ("learned", "argmax", "uniform", "fixed")
-MILD = 60.0  # exp of it, and of its negative, is far from the ends of 32 bits, also times K and itself
+MILD = 60.0  # its exp is far from the largest number of 32 bits, also times K and itself
 
 
 class PersonaAttention(nn.Module):
@@ -66,16 +66,18 @@ class PersonaAttention(nn.Module):
         compared = F.normalize(self.persona_map(personas), dim=-1) @ keys.mT if self.projects else responses
         return compared / self.temperature if self.temperature != 1 else compared
 
-    def is_mild(self, personas, items) -> bool:
-        """Whether the weights are learned, and exp of every logit of these personas (..., d) and items (..., d) is an ordinary
-        number of 32 bits or more.
+    def is_mild(self, personas, longest) -> bool:
+        """Whether the weights are learned, and exp of every difference between logits of two personas of a user, for personas
+        (B, K, d) and items of at most the norm ``longest`` (a tensor), is an ordinary number of 32 bits or more.
         """
         if not self.asks or self.kind != "learned":
             return False
         if personas.element_size() < 4 or torch.is_autocast_enabled(personas.device.type) or not len(personas):
             return False
-        longest = 1.0 if self.projects else (personas.norm(dim=-1).amax() * items.norm(dim=-1).amax()).item()
-        return longest / self.temperature < MILD  # |p . q| <= |p| |q|
+        largest = 2.0  # between the cosines of two vectors
+        if not self.projects:
+            largest = (_from_first(personas).norm(dim=-1).amax() * longest).item()  # |p . q| <= |p| |q|
+        return largest / self.temperature < MILD
 
     @torch.no_grad()
     def pool(self, personas, items, keys, mixture=None):
@@ -94,37 +96,46 @@ class PersonaAttention(nn.Module):
         return (self(personas, keys, responses, mixture) * responses).sum(dim=1)
 
     @torch.no_grad()
-    def pool_mild(self, personas, items, keys, bias, space, out):
+    def pool_mild(self, personas, tiles, space, out):
         """As :meth:`pool`, with the bias, where the item has a say by its weights and the logits are mild (:meth:`is_mild`).
 
-        What costs beside the products is bytes: of one persona at a time, all that is read was written just before, and lies
-        in the cache, in memory that is held.
+        With e_k = exp(logit_k - logit_1), the weighted mean is p_1 . q + sum_k>1 e_k (p_k - p_1) . q / (1 + sum_k>1 e_k):
+        the first persona needs neither exp nor products by element. What costs beside the matrix products is bytes: of one
+        persona at a time, all that is read was written just before, and lies in the cache, in memory that is held.
 
         Args:
-            personas, items, keys: as for :meth:`pool`.
-            bias: (N,) or None.
-            space: (4, at least B * N) numbers to compute in.
+            personas: (B, K, d).
+            tiles: of the N items, each with vectors (n, d), keys (n, a) or None, and bias (n,) or None.
+            space: (4, at least B * n) numbers to compute in.
             out: (B, N), for the result.
         """
-        shape = len(personas), len(items)
-        responses, exp_logits, scores, total = space[:, : out.numel()].view(4, *shape)
+        first, others = personas[:, 0], _from_first(personas).unbind(1)
         if self.projects:
-            compared = F.normalize(self.persona_map(personas), dim=-1) / self.temperature  # (B, K, a)
-        for k in range(self.n_personas):
-            torch.mm(personas[:, k], items.T, out=responses)
-            if self.projects:
-                torch.mm(compared[:, k], keys.T, out=exp_logits).exp_()
-            elif self.temperature == 1:
-                torch.exp(responses, out=exp_logits)
-            else:
-                torch.div(responses, self.temperature, out=exp_logits).exp_()
-            if k == 0:
-                torch.mul(exp_logits, responses, out=scores)
-                exp_logits, total = total, exp_logits
-            else:
-                scores.addcmul_(exp_logits, responses)
-                total += exp_logits
-        torch.div(scores, total, out=out) if bias is None else torch.addcdiv(bias, scores, total, out=out)
+            compared = _from_first(F.normalize(self.persona_map(personas), dim=-1) / self.temperature).unbind(1)
+        for (items, keys, bias), scores in zip(tiles, out.split([len(tile.vectors) for tile in tiles], dim=1)):
+            # the products (p_k - p_1) . q, their exp, and the sums of both
+            responses, exp_logits, total, pooled = space[:, : scores.numel()].view(4, *scores.shape)
+            for k, other in enumerate(others):
+                torch.mm(other, items.T, out=responses)
+                if self.projects:
+                    torch.mm(compared[k], keys.T, out=exp_logits).exp_()
+                elif self.temperature == 1:
+                    torch.exp(responses, out=exp_logits)
+                else:
+                    torch.div(responses, self.temperature, out=exp_logits).exp_()
+                if k == 0:
+                    torch.mul(exp_logits, responses, out=pooled)
+                    exp_logits, total = total, exp_logits
+                else:
+                    pooled.addcmul_(exp_logits, responses)
+                    total += exp_logits
+            torch.mm(first, items.T, out=responses).addcdiv_(pooled, total.add_(1.0))
+            scores.copy_(responses) if bias is None else torch.add(responses, bias, out=scores)
+
+
+def _from_first(vectors):
+    """Of each user, the differences of all other vectors from the first: (B, K, d) -> (B, K - 1, d)."""
+    return vectors[:, 1:] - vectors[:, :1]
 
 
 def respond(personas, items):

@@ -26,7 +26,7 @@ FOLD_STEPS, FOLD_RATE = 100, 0.05  # of fold_in
 TRAINING_TILE = 2**24  # U x K x I responses that training holds at a time
 SCORING_TILE = {"cpu": 2**18, "accelerator": 2**26}  # the same for scoring; on a CPU they stay in the cache
 
-_kept = weakref.WeakKeyDictionary()  # model -> its items as candidates; no part of its state
+_kept = weakref.WeakKeyDictionary()  # model -> its items as candidates, their norm; no part of its state
 
 
 class Candidates(NamedTuple):
@@ -116,12 +116,13 @@ class AMPCF(GeneralRecommender):
         return Candidates(vectors, self.attention.keys(vectors), self.item_bias)
 
     def _all_items_kept(self):
-        """As :meth:`_all_items`, for reading; the same from call to call until a parameter changes."""
+        """As :meth:`_all_items`, for reading, and their largest norm; the same from call to call until a parameter changes."""
         mixed = torch.is_autocast_enabled(self.item_embedding.weight.device.type)
         made_of = mixed, [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
         if self not in _kept or _kept[self][0] != made_of:
-            _kept[self] = made_of, self._all_items().by_column()
-        return _kept[self][1]
+            items = self._all_items()
+            _kept[self] = made_of, items.by_column(), items.vectors.norm(dim=1).amax()
+        return _kept[self][1:]
 
     def _score(self, personas, candidates, mixture):
         """Scores (B, N) of the candidates of personas (B, K, d), and their weights (B, K, N), or (B, K, 1) if equal.
@@ -214,24 +215,24 @@ class AMPCF(GeneralRecommender):
 
         The K x I responses of a user are held for one tile of users and items at a time.
         """
-        items = self._all_items_kept()
+        items, longest = self._all_items_kept()
         size = SCORING_TILE["cpu" if personas.device.type == "cpu" else "accelerator"]
-        n_items = min(self.n_items, size // 256)
+        n_items = min(self.n_items, size // 512)
         n_users = max(1, min(len(personas), size // (self.n_personas * n_items)))
         n_items = max(n_items, size // (self.n_personas * n_users))  # few users leave room for more items
         tiles = [items.part(slice(left, left + n_items)) for left in range(0, self.n_items, n_items)]
-        mild = self.attention.is_mild(personas, items.vectors)
+        mild = self.attention.is_mild(personas, longest)
         space = personas.new_empty(4, n_users * min(n_items, self.n_items)) if mild else None
         scores = items.vectors.new_empty(len(personas), self.n_items)
         for top in range(0, len(personas), n_users):
-            users = personas[top : top + n_users]
+            users, part = personas[top : top + n_users], scores[top : top + n_users]
+            if mild:
+                self.attention.pool_mild(users, tiles, space, part)
+                continue
             mixed = None if mixture is None else mixture[top : top + n_users]
-            for tile, part in zip(tiles, scores[top : top + n_users].split(n_items, dim=1)):
-                if mild:
-                    self.attention.pool_mild(users, *tile, space, part)
-                    continue
+            for tile, columns in zip(tiles, part.split(n_items, dim=1)):
                 pooled = self.attention.pool(users, tile.vectors, tile.keys, mixed)
-                part.copy_(pooled) if tile.bias is None else torch.add(pooled, tile.bias, out=part)
+                columns.copy_(pooled) if tile.bias is None else torch.add(pooled, tile.bias, out=columns)
         return scores
 
     # Explanations
