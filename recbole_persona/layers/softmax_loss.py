@@ -7,9 +7,8 @@ import math
 
 import torch
 
-TILE = {"cpu": 2**20, "accelerator": 2**26}  # scores at a time; on a CPU they stay in the cache
-ROWS = 64  # of a tile at least: a product with fewer is slow
-MOST = 2**24  # scores to which ROWS may bring a tile
+TILE = {"cpu": 2**24, "accelerator": 2**26}  # scores at a time, at most
+ROWS = 96  # of a tile on a CPU: with fewer a product is slow, with more the scores leave the cache
 
 
 def table_cross_entropy(states, table, target, share=None, tile=None):
@@ -23,7 +22,7 @@ def table_cross_entropy(states, table, target, share=None, tile=None):
         table: (V, d).
         target: (N,) int64, entries of the table; or (N, S), with ``share``.
         share: (N, S), what each of several targets counts; a row sums to one.
-        tile: scores held at a time; of ``TILE`` if None.
+        tile: scores held at a time; if None, of ``TILE``, and on a CPU of ``ROWS`` rows.
 
     Returns:
         A number, of 32 bits at least; 0 without rows.
@@ -36,8 +35,8 @@ def table_cross_entropy(states, table, target, share=None, tile=None):
     if share is None:
         target, share = target.unsqueeze(1), states.new_ones(len(target), 1)
     step = (tile or TILE["cpu" if device == "cpu" else "accelerator"]) // len(table)
-    if tile is None:
-        step = max(step, min(ROWS, MOST // len(table)))
+    if tile is None and device == "cpu":
+        step = min(step, ROWS)
     with torch.autocast(device, enabled=False):
         return _TiledCrossEntropy.apply(states, table, target, share, max(1, step))
 
@@ -45,8 +44,8 @@ def table_cross_entropy(states, table, target, share=None, tile=None):
 class _TiledCrossEntropy(torch.autograd.Function):
     """Three products a tile, as few as can be: scores, gradient of the states, gradient of the table.
 
-    The gradient of the table is summed as (d, V): there its product reads both factors along their rows, and takes two thirds
-    of the time (benchmarks/softmax_loss.py).
+    The gradient of the table is summed as (d, V), and the scores read a table that is stored as (d, V): so the long side of
+    each product is the one along which memory is read and written (benchmarks/softmax_loss.py).
     """
 
     @staticmethod
@@ -64,17 +63,17 @@ class _TiledCrossEntropy(torch.autograd.Function):
             scores = torch.mm(rows, transposed, out=place[: len(rows)]).to(exact)  # (n, V)
             highest = scores.amax(dim=1, keepdim=True)
             chosen = (scores.gather(1, target[tile]) * share[tile]).sum()
-            heat = scores.sub_(highest).exp_()
-            total = heat.sum(dim=1, keepdim=True)
+            exp_scores = scores.sub_(highest).exp_()
+            total = exp_scores.sum(dim=1, keepdim=True)
             loss += (total.log() + highest).sum() - chosen
-            # The softmax is heat / total: in each product the smaller factor is the one that is divided.
-            heat = heat.to(states.dtype)
-            state_gradient[tile] = (heat @ table) / total
-            rows = (rows / total).to(heat.dtype).T.contiguous()  # (d, n)
+            # The softmax is exp_scores / total: in each product the smaller factor is the one that is divided.
+            exp_scores = exp_scores.to(states.dtype)
+            state_gradient[tile] = (exp_scores @ table) / total
+            rows = (rows / total).to(exp_scores.dtype).T  # (d, n)
             if rows.dtype == exact:
-                turned.addmm_(rows, heat)
+                turned.addmm_(rows, exp_scores)
             else:
-                turned += rows @ heat
+                turned += rows @ exp_scores
         table_gradient = turned.T.contiguous()
         for own, part in zip(target.unbind(1), share.unsqueeze(2).unbind(1)):
             state_gradient -= (table[own] * part).to(states.dtype)
