@@ -304,8 +304,8 @@ def _add_groups(board, part, rows, finished, metrics):
     metrics = [metric for metric in metrics if metric == "gauc" or metric.partition("@")[0] not in CORPUS]
     if not metrics:
         return
-    values = {name: {m: average_seeds(row.tables, m) for m in metrics} for name, row in finished.items()}
-    users = next(iter(values.values()))[metrics[0]].index
+    values = {name: average_seeds(row.tables, metrics) for name, row in finished.items()}  # tables (users, metrics)
+    users = next(iter(values.values())).index
     first = next(iter(finished.values()))
     for quantity, members in groups(board, first.trained[0], users, first.named).items():
         for name in finished:
