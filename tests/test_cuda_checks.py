@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TESTS = Path(__file__).parent
 BENCHMARKS = TESTS.parent / "benchmarks"
@@ -55,3 +56,24 @@ def test_precisions_are_compared(checks, tmp_path, monkeypatch):
     assert 0 < found["bfloat16"][0] < 0.1 and found["bfloat16"][1] > 0.5
     monkeypatch.setattr(checks, "STEPS", 1)
     assert checks.waits_of_training(trainer, train, "cpu") == checks.waits_of_ranking(trainer, test, "cpu") == []
+
+
+class Scalars(TorchDispatchMode):
+    """Counts the tensors that are read as numbers, for which a process waits where they lie on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", ["AMPCF", "DIN"])
+@torch.no_grad()
+def test_full_ranking_reads_no_number_for_each_tile(checks, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer, _, test = checks.prepared(name, "cpu")
+    trainer.model.eval()
+    with Scalars() as scalars:
+        trainer._full_sort_batch_eval(next(iter(test)))
+    assert scalars.count <= 2  # of hundreds of tiles

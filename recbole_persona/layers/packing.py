@@ -27,19 +27,20 @@ class Packing:
         order = lengths.argsort(descending=True, stable=True)
         sizes = lengths[order]
         ends = sizes.cumsum(0)
-        number = int(ends[-1]) if len(ends) else 0
+        known = sizes.tolist()  # the only time that packing waits for the device
+        number = sum(known)
         self.row = torch.repeat_interleave(order, sizes, output_size=number)
         self.step = torch.arange(number, device=device) - torch.repeat_interleave(
             ends - sizes, sizes, output_size=number
         )
         self.empty = lengths == 0
         self.last = torch.empty_like(ends).scatter_(0, order, (ends - 1).clamp(min=0))
-        self._groups = list(self._grouped(sizes.tolist()))
+        self._groups = list(self._grouped(sizes, known))
 
     def __len__(self):
         return len(self.row)
 
-    def _grouped(self, sizes):
+    def _grouped(self, on_device, sizes):
         """(first position, position behind the last, sequences, longest, slots) of sequences of similar length.
 
         ``slots`` (n,) are the places of the n positions in the padded group, None if it has no padding.
@@ -53,8 +54,8 @@ class Packing:
             slots = None
             if end - first < (bottom - top) * longest:
                 rows = torch.arange(bottom - top, device=self.step.device)
-                own = torch.tensor(sizes[top:bottom], device=self.step.device)
-                slots = torch.repeat_interleave(rows * longest, own, output_size=end - first) + self.step[first:end]
+                slots = torch.repeat_interleave(rows * longest, on_device[top:bottom], output_size=end - first)
+                slots = slots + self.step[first:end]
             yield first, end, bottom - top, longest, slots
             first, top = end, bottom
 

@@ -131,15 +131,16 @@ class DIN(SequentialRecommender):
     def _behaviours(self, interaction):
         """Vectors (H, d + e) of the distinct behaviours of a batch, and for every pair its row and its behaviour, (P,)."""
         items = interaction[self.ITEM_SEQ]
-        inside = self._inside(interaction)
-        values = [interaction[name + self.list_suffix][inside] for name in self.behaviour_fields]
+        row, step = self._inside(interaction).nonzero(as_tuple=True)  # of the P pairs; a mask would wait at every use
+        values = [interaction[name + self.list_suffix][row, step] for name in self.behaviour_fields]
         if self.settings["time_gap"]:
             gap = interaction[self.time_field].unsqueeze(1) - interaction[self.time_field + self.list_suffix]
-            values.append((gap[inside].clamp(min=0) + 1).log2().long().add(1).clamp(max=GAPS - 1))
-        example, place = _distinct([items[inside], *values])
+            values.append((gap[row, step].clamp(min=0) + 1).log2().long().add(1).clamp(max=GAPS - 1))
+        items = items[row, step]  # (P,)
+        example, place = _distinct([items, *values])
         parts = [embed(value[example]) for embed, value in zip(self.behaviour, values)]
-        vectors = torch.cat([self.items(items[inside][example]), *parts], dim=1)
-        return vectors, inside.nonzero()[:, 0], place
+        vectors = torch.cat([self.items(items[example]), *parts], dim=1)
+        return vectors, row, place
 
     def _inside(self, interaction):
         """(B, L), what is no padding."""
@@ -224,27 +225,38 @@ class DIN(SequentialRecommender):
         """
         vectors, _, place = self._behaviours(interaction)
         length = interaction[self.ITEM_SEQ_LEN]
-        first = length.cumsum(0) - length  # of each row's pairs
-        order = length.argsort()  # rows of a tile have histories of about one length
         offsets = self._offsets(self._beside(interaction))  # (B, h)
         n_items = max(1, min(CANDIDATES, HELD // max(1, len(vectors))))
         widest = max(self.tower.widest, interaction[self.ITEM_SEQ].shape[1])
         tile = SCORING_TILE["cpu" if vectors.device.type == "cpu" else "accelerator"]
-        n_rows = max(1, tile // (n_items * widest))
+        tiles = self._tiles(length, place, max(1, tile // (n_items * widest)))
         scores = vectors.new_empty(len(length), self.n_items)
         for items in torch.arange(self.n_items, device=length.device).split(n_items):
             target = self.items(items)  # (C, d)
             logits = self.unit.all_pairs(target, vectors) / self._divisor if self.attends else None  # (H, C)
-            for rows in order.split(n_rows):
-                steps = torch.arange(int(length[rows[-1]]), device=length.device)
-                inside = steps < length[rows].unsqueeze(1)  # (R, l)
-                pairs = torch.where(inside, first[rows].unsqueeze(1) + steps, 0)
-                places = place[pairs] if len(place) else pairs
+            for rows, places, inside in tiles:
                 pooled = self._pooled_tile(vectors, logits, places, inside, length[rows])
                 tile = self._tile_logits(pooled, target, offsets[rows])
                 tile = tile if self.item_bias is None else tile + self.item_bias[items]
                 scores[rows.unsqueeze(1), items] = tile.to(scores.dtype)
         return scores.sigmoid_().view(-1)
+
+    @staticmethod
+    def _tiles(length, place, n_rows):
+        """Rows by the length of their histories, ``n_rows`` at a time: their numbers (R,), and of every step of a history (R, l)
+        its behaviour, and whether it is no padding.
+        """
+        first = length.cumsum(0) - length  # of each row's pairs
+        ordered, order = length.sort()
+        longest = ordered.tolist()  # the only time that this waits for the device
+        tiles = []
+        for rows in order.split(n_rows):
+            end = min(len(tiles) * n_rows + n_rows, len(longest))
+            steps = torch.arange(longest[end - 1], device=length.device)
+            inside = steps < length[rows].unsqueeze(1)  # (R, l)
+            pairs = torch.where(inside, first[rows].unsqueeze(1) + steps, 0)
+            tiles.append((rows, place[pairs] if len(place) else pairs, inside))
+        return tiles
 
     def _pooled_tile(self, vectors, logits, places, inside, length):
         """(R, C, d + e), or (R, 1, d + e) where the candidate has no say."""
@@ -355,12 +367,11 @@ def _distinct(columns):
     number = None
     for column in columns:
         for values in column.unsqueeze(1).flatten(1).unbind(1):
-            code = torch.unique(values, return_inverse=True)[1]
+            distinct, code = torch.unique(values, return_inverse=True)
             if number is not None:
-                code = torch.unique(number * len(code) + code, return_inverse=True)[1]
+                distinct, code = torch.unique(number * len(code) + code, return_inverse=True)
             number = code
-    size = int(number.max()) + 1 if len(number) else 0
-    example = number.new_empty(size)
+    example = number.new_empty(len(distinct))
     return example.scatter_(0, number, torch.arange(len(number), device=number.device)), number
 
 

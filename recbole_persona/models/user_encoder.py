@@ -159,7 +159,7 @@ class UserEncoder(SequentialRecommender):
         """Loss of a batch of windows (recbole_persona.data.windows)."""
         states, packing = self._encode(interaction)
         items = packing.pack(interaction[f"next_{self.ITEM_SEQ}"])
-        trained = items > 0
+        trained = (items > 0).nonzero().squeeze(1)  # a mask would wait for the device at every use
         states, items = states[trained], items[trained]
         table = self.item_vectors()[1:]  # without the padding item
         if self.sampled:
