@@ -210,6 +210,13 @@ def test_progress_where_there_is_no_terminal(monkeypatch, capsys):
     assert lines[0].startswith("BPR on tiny: 0 of 3 epochs") and "BPR on tiny: 2 of 3 epochs, 00:00, loss 0.5" in lines
 
 
+def test_an_epoch_that_takes_long_is_seen_to_go_on(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS", 0)
+    run("BPR", "tiny", config_dict=tiny() | {"train_batch_size": 8}, saved=False)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("BPR on tiny: 0 of 1 epochs")]
+    assert any(line.endswith(", 3 steps") for line in lines)
+
+
 MODEL = """
 from recbole.model.general_recommender import BPR
 

@@ -2,13 +2,15 @@
 
 import logging
 import sys
+import time
 from contextlib import contextmanager
 from logging import getLogger
 from logging.handlers import MemoryHandler
 
 from recbole.utils.logger import RemoveColorFilter
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from recbole_persona.progress import progress
+from recbole_persona import progress
 
 
 @contextmanager
@@ -72,9 +74,13 @@ def quiet():
 
 @contextmanager
 def epoch_bar(config, trainer, callback):
-    """One bar over the epochs, with the loss and the validation score beside it; lines where there is no terminal."""
-    silent = config["show_progress"] or (callback is not None and not sys.stderr.isatty())
-    with progress(
+    """One bar over the epochs, with the loss and the validation score beside it; lines where there is no terminal.
+
+    It also shows the steps of the optimiser now and then, so that an epoch that takes long is seen to go on.
+    """
+    on_terminal = sys.stderr.isatty()
+    silent = config["show_progress"] or (callback is not None and not on_terminal)
+    with progress.progress(
         total=getattr(trainer, "epochs", config["epochs"]),
         initial=getattr(trainer, "start_epoch", 0),
         desc=f"{config['model']} on {config['dataset']}",
@@ -83,13 +89,28 @@ def epoch_bar(config, trainer, callback):
         leave=callback is None,
     ) as bar:
         trainer.epoch_begins = lambda epoch: bar.update(epoch - bar.n)  # also where nothing is validated
+        steps, scores, shown = 0, "", time.monotonic()
+
+        def after_step(*_):
+            nonlocal steps, shown
+            steps += 1
+            if time.monotonic() - shown > (1 if on_terminal else progress.SECONDS):
+                shown = time.monotonic()
+                bar.set_postfix_str(f"{steps:,} steps{scores}")
 
         def after_validation(epoch, valid_score):
+            nonlocal scores, shown
             loss = getattr(trainer, "train_loss_dict", {}).get(epoch, float("nan"))
-            scores = f"loss {loss:.4g}, valid {config['valid_metric'].lower()} {valid_score:.4f}"
-            bar.set_postfix_str(scores, refresh=False)
+            scores = f", loss {loss:.4g}, valid {config['valid_metric'].lower()} {valid_score:.4f}"
+            shown = time.monotonic()
+            bar.set_postfix_str(f"{steps:,} steps{scores}" if steps else scores[2:], refresh=False)
             bar.update(epoch + 1 - bar.n)
             if callback:
                 callback(epoch, valid_score)
 
-        yield after_validation
+        hook = None if silent else register_optimizer_step_post_hook(after_step)
+        try:
+            yield after_validation
+        finally:
+            if hook:
+                hook.remove()
