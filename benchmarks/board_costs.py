@@ -65,7 +65,8 @@ def data(folder, name, runs, repeats) -> dict:
     with sharing_data():
         data_of(first)
         return in_turn(
-            {"again": lambda: data_preparation(second, create_dataset(second)), "shared": lambda: data_of(second)}, repeats
+            {"again": lambda: data_preparation(second, create_dataset(second)), "shared": lambda: data_of(second)},
+            repeats,
         )
 
 

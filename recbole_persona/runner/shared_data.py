@@ -110,7 +110,7 @@ class _Data:
 
 
 def _made(config) -> _Data:
-    asked = set()
+    asked, origin = set(), _origin(config)  # a file that changes while it is read is another one
     settings = copy.deepcopy(config.final_config_dict)
     noted = object.__new__(type(config))  # whatever attribute it lacks is looked for among the settings
     noted.final_config_dict = _Noted(settings, asked)
@@ -122,7 +122,7 @@ def _made(config) -> _Data:
     before = config.final_config_dict
     changed = {key: value for key, value in settings.items() if key not in before or before[key] != value}
     level = logging.getLogger().level
-    return _Data(dataset, parts, _origin(config), answers, changed, level, told, process_state())
+    return _Data(dataset, parts, origin, answers, changed, level, told, process_state())
 
 
 class _Noted(MutableMapping):
