@@ -65,8 +65,8 @@ def reached(result):
     """What must be the same with and without sharing."""
     folder = RunFolder(result["run_dir"])
     assert len(folder.per_user())
-    kept = {key: folder.result()[key] for key in ("split_hash", "statistics", "best_valid", "test", "steps")}
-    return folder.per_user(), kept
+    keys = ("split_hash", "statistics", "best_valid", "test", "steps", "config_hash")
+    return folder.per_user(), {key: folder.result()[key] for key in keys}
 
 
 def same(found, wanted):

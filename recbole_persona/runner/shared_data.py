@@ -52,7 +52,7 @@ def data_of(config):
         return dataset, data_preparation(config, dataset)
     data = next((data for data in _kept if data.fits(config)), None)
     if data is None:
-        del _kept[: len(_kept) - _KEPT + 1]  # before the next is made, for the memory
+        del _kept[: 1 - _KEPT]  # before the next is made, for the memory
         data = _made(config)
     else:
         _kept.remove(data)
