@@ -1,7 +1,8 @@
-"""What a board spends beside training: the statistics of a row, and the data of a cell.
+"""What a board and a search spend beside training: the statistics of a row, and the data of a cell or trial.
 
-The comparisons of all metrics of a row by one bootstrap, beside one bootstrap for each metric (the same numbers); and the data
-of a row's second seed as a copy, beside reading the files again. CPU seconds. Run: ``python benchmarks/board_costs.py``
+The comparisons of all metrics of a row by one bootstrap, beside one bootstrap for each metric (the same numbers); and the
+loaders of what another run of the process has read and split, beside reading and splitting again: for another seed, another
+model, another trial. CPU seconds. Run: ``python benchmarks/board_costs.py``
 """
 
 import argparse
@@ -11,7 +12,7 @@ import tempfile
 import numpy as np
 import pandas as pd
 import torch
-from recbole.data import create_dataset
+from recbole.data import create_dataset, data_preparation
 from sequence_dataset import COLUMNS, generate
 from timing import in_turn, quotients, row, write
 
@@ -23,7 +24,7 @@ from recbole_persona.evaluate.significance import (
     corpus_counts,
     paired_bootstrap,
 )
-from recbole_persona.runner.shared_data import dataset_of, sharing_data
+from recbole_persona.runner.shared_data import data_of, sharing_data
 
 MEANS = [f"{name}@{k}" for name in ("recall", "ndcg", "mrr", "hit", "precision") for k in (5, 10, 20)]
 CORPUS = [f"{name}@10" for name in ("itemcoverage", "shannonentropy", "giniindex")]
@@ -49,13 +50,24 @@ def statistics(users, items, means, corpus) -> dict:
     return {"each": each, "all": lambda: compare_metrics(ours, baseline, means, corpus, items + 1, "t")}
 
 
-def data(folder, name, repeats) -> dict:
-    """CPU seconds of the data set of a row's other seeds: read again, and copied."""
+RUNS = {  # the first run of a process, and another one
+    "the other seeds of a general model": (("BPR", {}), ("BPR", {"seed": 1})),
+    "the other seeds of a sequential model": (("SASRec", {}), ("SASRec", {"seed": 1})),
+    "the other sequential models of a board": (("SASRec", {}), ("GRU4Rec", {})),
+    "the other trials of a search": (("SASRec", {}), ("SASRec", {"learning_rate": 0.01, "hidden_size": 32})),
+}
+
+
+def data(folder, name, runs, repeats) -> dict:
+    """CPU seconds to the loaders of the second of two runs: read and split again, and shared."""
     settings = {"data_path": folder, "load_col": {"inter": COLUMNS}, "use_gpu": False, "state": "ERROR"}
-    configs = [Config("BPR", name, config_dict=settings | {"seed": seed}) for seed in range(2)]
+    first, second = (Config(model, name, config_dict=settings | own) for model, own in runs)
     with sharing_data():
-        dataset_of(configs[0])
-        return in_turn({"read": lambda: create_dataset(configs[1]), "copied": lambda: dataset_of(configs[1])}, repeats)
+        data_of(first)
+        return in_turn(
+            {"again": lambda: data_preparation(second, create_dataset(second)), "shared": lambda: data_of(second)},
+            repeats,
+        )
 
 
 def main():
@@ -74,10 +86,12 @@ def main():
         rows.append(row(claim, "a bootstrap for each metric", ratio, asked.repeats, sizes))
     with tempfile.TemporaryDirectory() as folder:
         generate(folder, asked.interactions)
-        seconds = data(folder, f"n{asked.interactions}", asked.repeats)
-    ratio = quotients(seconds["read"], seconds["copied"])
-    claim = "seconds of the data set of a row's other seeds"
-    rows.append(row(claim, "reading the files", ratio, asked.repeats, {"interactions": asked.interactions}))
+        for what, runs in RUNS.items():
+            seconds = data(folder, f"n{asked.interactions}", runs, asked.repeats)
+            ratio = quotients(seconds["again"], seconds["shared"])
+            sizes = {"interactions": asked.interactions, "seconds, shared": seconds["shared"]}
+            claim = f"seconds to the loaders of {what}"
+            rows.append(row(claim, "reading and splitting again", ratio, asked.repeats, sizes))
     write(__file__, rows)
 
 

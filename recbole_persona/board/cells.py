@@ -137,7 +137,7 @@ def reset(cells: list[Cell], which: str) -> None:
 
 
 def work(cells: list[Cell], told: Callable = lambda cell: None, stopped: Callable = lambda: False) -> None:
-    """Run what is open until nothing is; cells that other processes hold are waited for. Seeds of a row share their data.
+    """Run what is open until nothing is; cells that other processes hold are waited for. Cells with equal data share them.
 
     Args:
         told: called with every cell that this process has run.

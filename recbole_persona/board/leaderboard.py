@@ -18,6 +18,7 @@ from recbole_persona.board.tables import board_rows
 from recbole_persona.board.workers import join, run_open
 from recbole_persona.errors import Busy, StorageError, UserError
 from recbole_persona.runner.reranked import METHODS
+from recbole_persona.runner.shared_data import sharing_data
 from recbole_persona.runs import read_json
 from recbole_persona.upstream.files import write_text
 
@@ -85,6 +86,13 @@ def prepare(board: Board, runs: Path, workers: int | None) -> tuple[list[Cell], 
         (None for rows without one).
     """
     check(board)
+    with sharing_data():
+        resolved, told = _resolved(board, runs, workers)
+    return plan(board, runs, resolved), resolved, told
+
+
+def _resolved(board, runs, workers) -> tuple[dict, dict]:
+    """The rows with their settings, and what is told of their searches."""
     resolved, told = {}, {}
     for part in board.parts:
         for row in part.rows:
@@ -101,7 +109,7 @@ def prepare(board: Board, runs: Path, workers: int | None) -> tuple[list[Cell], 
                     raise
                 except UserError as error:  # this row's affair: the board goes on without it
                     told[key] = {"failed": str(error)}
-    return plan(board, runs, resolved), resolved, told
+    return resolved, told
 
 
 def check(board: Board) -> None:

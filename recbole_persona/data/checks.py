@@ -51,7 +51,6 @@ def checked_reading(config):
         ids.tell_of_unknown(dataset)
         upstream(dataset)
         ids.tell_of_idle(dataset)
-        _tell_of_numbers(dataset)
 
     try:
         with patch.object(Dataset, "_data_processing", processing):
@@ -205,11 +204,11 @@ def _check_list_lengths(dataset):
                 )
 
 
-def _tell_of_numbers(dataset):
+def tell_of_numbers(dataset) -> None:
     """Name the columns of numbers that a model of features leaves out, since ``numerical_features`` does not name them.
 
     RecBole's models pass over them. Columns that are read for another purpose are none: labels, times, ratings, vectors that
-    are preloaded, what filters and metrics read.
+    are preloaded, what filters and metrics read. Histories of a column that is named are none, either.
     """
     config = dataset.config
     if not mentions(config.model_class, _READS_FEATURES) or config["MODEL_TYPE"] == ModelType.DECISIONTREE:
@@ -221,8 +220,9 @@ def _tell_of_numbers(dataset):
         ftype=[FeatureType.FLOAT, FeatureType.FLOAT_SEQ],
         source=[FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM],
     )
-    known = roles.union(config["numerical_features"] or ())
-    left_out = [field for field in numbers if not {field, field.removesuffix(config["LIST_SUFFIX"])} & known]
+    known, suffix = roles.union(config["numerical_features"] or ()), config["LIST_SUFFIX"]
+    left_out = [field for field in numbers if not {field, field.removesuffix(suffix)} & known]
+    left_out = [field for field in left_out if not (field.endswith(suffix) and field.removesuffix(suffix) in left_out)]
     chosen = config["selected_features"]
     left_out = [field for field in left_out if chosen is None or field in chosen]
     if left_out:

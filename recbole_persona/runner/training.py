@@ -11,13 +11,12 @@ from logging import getLogger
 from pathlib import Path
 
 import torch
-from recbole.data import data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from torch import nn
 from tqdm import tqdm
 
 from recbole_persona.config import Config, class_name, read_yaml
-from recbole_persona.data.checks import check_split, checked_reading
+from recbole_persona.data.checks import check_split, checked_reading, tell_of_numbers
 from recbole_persona.data.missing_parts import tell_of_missing
 from recbole_persona.errors import Untrusted, UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
@@ -27,7 +26,7 @@ from recbole_persona.runner.logs import epoch_bar, logging_to, quiet
 from recbole_persona.runner.memory import PeakMemory, give_back_memory
 from recbole_persona.runner.overrides import check_overrides
 from recbole_persona.runner.preflight import check_settings, check_without_validation, explained
-from recbole_persona.runner.shared_data import dataset_of
+from recbole_persona.runner.shared_data import data_of
 from recbole_persona.runner.user_vectors import hand_back, hand_over
 from recbole_persona.runs import RunFolder, commit, config_hash, default_path, split_hash, versions
 from recbole_persona.train.checkpoint import load_model_state
@@ -272,8 +271,8 @@ def _data(config):
     """The data set and its three loaders; the split depends on ``split_seed`` alone."""
     init_seed(config["split_seed"], config["reproducibility"])
     with checked_reading(config):
-        dataset = dataset_of(config)
-        loaders = data_preparation(config, dataset)
+        dataset, loaders = data_of(config)
+    tell_of_numbers(dataset)
     check_split(config, loaders)
     return dataset, loaders
 

@@ -20,6 +20,7 @@ from recbole_persona.errors import Busy, UserError
 from recbole_persona.progress import progress
 from recbole_persona.runner import run
 from recbole_persona.runner.preflight import check_search
+from recbole_persona.runner.shared_data import sharing_data
 from recbole_persona.runs import RunFolder, config_hash, machine_config, portable_config, read_json
 from recbole_persona.search import selection
 from recbole_persona.search.space_files import read_space
@@ -135,7 +136,7 @@ def tune(
     asked = {"trials": trials, "timeout": timeout, "seeds": seeds, "space": found.hash}
     asked |= {"selection": [select_seeds, finalists]} if select_seeds else {}
     asked |= {"objectives": [objective.name for objective in wanted], "settings": config_hash(config)}
-    with _quiet_optuna(), _stoppable(), ExitStack() as stack:
+    with _quiet_optuna(), _stoppable(), sharing_data(), ExitStack() as stack:
         if not join:
             stack.enter_context(_alone(study_dir))
             done = _done(study_dir, asked, search.trials, resume)
