@@ -314,11 +314,21 @@ def test_a_case_study_of_a_user_without_a_test_row(finished):
     assert met not in items[0][torch.isfinite(scores[0])] and torch.isfinite(scores[0]).sum() == 9
 
 
-def test_a_case_study_of_a_sequence_that_ends_before_the_test(tiny):
-    settings = tiny(with_line("lonely\ti0\t3\t999")) | {"hidden_size": 4, "n_heads": 1}
+def test_a_case_study_of_sequences_that_end_before_the_test(tiny):
+    early = with_line("lonely\ti0\t3\t999") + "pair\ti1\t3\t998\npair\ti2\t3\t999\n"
+    settings = tiny(early) | {"hidden_size": 4, "n_heads": 1, "train_neg_sample_args": None}
     loaded = load(run("SASRec", "tiny", config_dict=settings)["run_dir"])
-    with pytest.raises(UserError, match=r"there is none of user 'lonely'; recbole_persona\.recommend"):
-        full_sort_topk(loaded.dataset.token2id("user_id", ["lonely", "u1"]), loaded.model, loaded.test_data, k=3)
+    names = ["lonely", "u1", "pair"]
+    scores, items = full_sort_topk(loaded.dataset.token2id("user_id", names), loaded.model, loaded.test_data, k=10)
+    for row, name in ((0, "lonely"), (2, "pair")):
+        unseen = loaded.recommend([name], topk=10)
+        found = dict(zip(loaded.dataset.id2token("item_id", items[row].numpy()).tolist(), scores[row].tolist()))
+        assert [item for item in found if item in set(unseen["item"])] == unseen["item"].tolist()
+        np.testing.assert_allclose([found[item] for item in unseen["item"]], unseen["score"], rtol=1e-5)
+    own = full_sort_topk(loaded.dataset.token2id("user_id", ["u1"]), loaded.model, loaded.test_data, k=10)
+    torch.testing.assert_close((scores[1], items[1]), (own[0][0], own[1][0]))
+    with pytest.raises(UserError, match=r"no history of user '\[PAD\]' to rank by"):
+        full_sort_topk(np.array([0]), loaded.model, loaded.test_data, k=3)
 
 
 def test_a_case_study_of_rows_says_what_it_needs(tiny):
