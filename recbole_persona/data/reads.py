@@ -1,6 +1,5 @@
 """What a model reads of the data, asked of the headers of the files before the data are read."""
 
-import inspect
 import re
 
 from recbole.evaluator import metric_types
@@ -9,7 +8,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType
 from recbole_persona.data import columns
 from recbole_persona.errors import UserError
 from recbole_persona.registry import METRICS
-from recbole_persona.unused import mentions
+from recbole_persona.unused import mentions, source
 
 _RULERS = {"data.tastes": "tdd_tastes", "data.item_profiles": "ild_ruler"}  # config key by what a metric needs
 NEGATIVES = (
@@ -76,10 +75,7 @@ def _draws(config) -> bool:
 
 def _own_code_has(config, pattern) -> bool:
     """Whether the model's class, without what it extends, has the pattern; False where its code cannot be found."""
-    try:
-        return bool(re.search(pattern, inspect.getsource(config.model_class)))
-    except (OSError, TypeError):
-        return False
+    return bool(re.search(pattern, source(config.model_class) or ""))
 
 
 def _check_negatives(config):
