@@ -3,7 +3,7 @@
     python docs/upstream.py
 
 All that stands in the tables is measured here, but for the column on resuming, which is read from
-``docs/upstream_resume.json``, written by ``tests/test_resume.py``. Five minutes on one core.
+``docs/upstream_resume.json``, written by ``tests/test_resume.py``. Two minutes on one core.
 """
 
 import inspect
@@ -173,7 +173,7 @@ users and {upstream_models.ITEMS} items, with the settings that RecBole document
 *Bare*: what ends it in bare RecBole, called step by step as its documentation does; *by hand*: the same with numpy's old
 names put back (the faults are numbered below). *Loaded*: the scores of the saved
 model in another process against those of the model that was trained, both through `load_data_and_model` and loaded into
-a model that was built with other random numbers. *Seconds*: training, validation, test and saving on one core.
+a model that was built with other random numbers. *Seconds*: CPU time of training, validation, test and saving, on one core.
 *Resumes*: whether a run that was interrupted and continued ends in the same bits as one that was not
 (`tests/test_resume.py`; "-": it has nothing to resume).
 

@@ -10,7 +10,7 @@ import importlib.util
 import os
 import re
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -52,6 +52,14 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return node
 
 
+@cache
+def _yaml_loader():
+    """RecBole's, for which 1e-3 is a number, upon ours."""
+    loader = type("Loader", (UniqueKeyLoader,), {})
+    with patch.object(yaml, "FullLoader", loader):  # the upstream body would change yaml's own class for everybody
+        return _RecboleConfig._build_yaml_loader(None)
+
+
 class Config(_RecboleConfig):
     """As RecBole's ``Config`` (its arguments, keys and precedence).
 
@@ -79,9 +87,12 @@ class Config(_RecboleConfig):
         self.parameters = {category: list(keys) for category, keys in self.parameters.items()}
 
     def _build_yaml_loader(self):
-        loader = type("Loader", (UniqueKeyLoader,), {})
-        with patch.object(yaml, "FullLoader", loader):  # the upstream body would change yaml's own class for everybody
-            return super()._build_yaml_loader()
+        return _yaml_loader()
+
+    def _update_internal_config_dict(self, file):
+        values = read_yaml(file, self.yaml_loader)
+        self.internal_config_dict.update(values)
+        return values
 
     def _convert_config_dict(self, config_dict):
         # copies: RecBole fills in defaults inside nested values, which are the caller's own
@@ -328,10 +339,16 @@ def class_name(model_class: type) -> str:
     return model_class.__name__ if known else path
 
 
+@lru_cache(maxsize=128)
+def _parsed(text, loader):
+    """What a YAML text says: a process makes many configs, of much the same files, and YAML is slow to read."""
+    return yaml.load(text, Loader=loader)
+
+
 def read_yaml(file, loader=UniqueKeyLoader) -> dict:
     """The mapping in a YAML file; UserError when it is missing, malformed, no mapping, or has a key twice."""
     try:
-        values = yaml.load(Path(file).read_text(encoding="utf-8"), Loader=loader)
+        values = copy.deepcopy(_parsed(Path(file).read_text(encoding="utf-8"), loader))
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"There is no config file {file}.") from None
     except UnicodeDecodeError:

@@ -227,6 +227,7 @@ def install() -> None:
     import_path("recbole_persona.data.grouped_splits:install")()
     import_path("recbole_persona.data.used_ids:install")()
     import_path("recbole_persona.data.histories:install")()
+    import_path("recbole_persona.data.latest_rows:install")()
     import_path("recbole_persona.data.graph_items:install")()
     import_path("recbole_persona.data.missing_parts:install")()
     replace_everywhere(collector.Collector, import_path("recbole_persona.evaluate.collector:Collector"))

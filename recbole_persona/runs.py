@@ -13,6 +13,7 @@ import subprocess
 import zlib
 from contextlib import contextmanager, suppress
 from enum import Enum
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -377,8 +378,8 @@ def split_hash(datasets) -> str:
     return digest.hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+@cache
+def _versions() -> dict[str, str]:
     found = {"recbole_persona": __version__, "python": platform.python_version()}
     for name in ("recbole", "torch", "numpy", "scipy", "pandas"):
         try:
@@ -386,6 +387,11 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "source"
     return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    return dict(_versions())
 
 
 def commit() -> str | None:

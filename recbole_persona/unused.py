@@ -4,7 +4,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from recbole.data import utils as data_utils
@@ -140,8 +140,8 @@ def mentions(model_class, pattern: str) -> bool:
         if base.__module__.startswith(("torch.", "builtins", "abc", "typing")):
             continue
         alone = base.__module__ == "recbole.model.abstract_recommender"
-        source = _source(base if alone else sys.modules.get(base.__module__))
-        if source is None or re.search(pattern, source):
+        code = source(base if alone else sys.modules.get(base.__module__))
+        if code is None or re.search(pattern, code):
             return True
     return False
 
@@ -149,14 +149,20 @@ def mentions(model_class, pattern: str) -> bool:
 def _has_no_loss(model_class) -> bool:
     """Whether a model only pretends to be trained, as those of RecBole that are computed when they are made."""
     loss = getattr(model_class, "calculate_loss", None)
-    return "Parameter(torch.zeros(1))" in (_source(loss) or "")
+    return "Parameter(torch.zeros(1))" in (source(loss) or "")
 
 
-def _source(thing) -> str | None:
+def source(thing) -> str | None:
+    """The code of a module, class or function; None where it cannot be found, as when it was typed at a prompt."""
     try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):  # typed at a prompt
+        return inspect.getsource(thing) if inspect.ismodule(thing) else _source(thing)
+    except (OSError, TypeError):
         return None
+
+
+@lru_cache(maxsize=256)
+def _source(thing):
+    return inspect.getsource(thing)  # of a class: its whole file is parsed
 
 
 def is_read(key: str, model_class, anywhere=True) -> bool:

@@ -67,13 +67,13 @@ REFUSED = {
         "FM",
         VALUES,
         {},
-        r"FM needs labels, since train_neg_sample_args draws no negatives, .* threshold: \{rating: 3\}",
+        r"FM needs labels, since train_neg_sample_args draws no negatives, and .* set --threshold=\"{'rating': 3}\" to make",
     ),
     "threshold not loaded": (
         "FM",
         VALUES | {"threshold": {"rating": 3}, "load_col": {"inter": ["user_id", "item_id"]}},
         {},
-        r"'rating', and it is not loaded; add it to load_col: \{inter: \[user_id, item_id, rating\]\}",
+        r"'rating' of .*tiny.inter is not loaded; set --load_col=\"{'inter': \['user_id', 'item_id', 'rating'\]}\"",
     ),
     "threshold of words": ("FM", VALUES | {"threshold": {"item_id": 3}}, {}, "'item_id', and it is of type token"),
     "pairwise loss": (
@@ -87,13 +87,13 @@ REFUSED = {
         "SASRecF",
         NO_NEGATIVES | {"selected_features": ["kind"]},
         {},
-        r"'kind' \(selected_features\), and there is no .item file",
+        r"'kind' \(selected_features\), and there is no file .*tiny.item",
     ),
     "no such feature": (
         "SASRecF",
         NO_NEGATIVES | {"selected_features": ["kinds"]},
         {"item": ITEMS},
-        "'kinds' .* has only item_id, kind, price, weight; the nearest is 'kind'",
+        "'kinds'; it has item_id, kind, price, weight; the nearest is 'kind'",
     ),
     "feature not loaded": (
         "GRU4RecF",
@@ -103,7 +103,7 @@ REFUSED = {
             "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
         },
         {"item": ITEMS},
-        r"load_col: \{item: \[item_id, kind\]\}",
+        r"--load_col=\"{'inter': \['user_id', 'item_id', 'timestamp'\], 'item': \['item_id', 'kind'\]}\"",
     ),
     "feature of numbers": (
         "FDSA",
@@ -145,7 +145,7 @@ REFUSED = {
         "BPR",
         PRELOAD | {"alias_of_item_id": ["iid"], "preload_weight": {"iid": "vex"}},
         EMB,
-        "has only iid, vec; the nearest is 'vec'",
+        "has no column 'vex'; it has iid, vec; the nearest is 'vec'",
     ),
     "heads and size": (
         "SASRec",

@@ -35,11 +35,11 @@ FILES = {
     ),
     "commas": (interactions().replace("\t", ","), r"line 1: the column .* separated by '\\t' \(field_separator\)"),
     "two of a name": (interactions().replace("item_id", "user_id", 1), "line 1: two columns are named 'user_id'"),
-    "no user": (interactions().replace("user_id", "user", 1), "has no column 'user_id' .* the nearest is 'user'"),
+    "no user": (interactions().replace("user_id", "user", 1), "has no column 'user_id'.* the nearest is 'user'"),
     "no item": (interactions().replace("item_id", "x", 1), "has no column 'item_id'"),
     "no rating": (
         interactions().replace("rating", "stars", 1),
-        "has no column 'rating' .load_col names it for 'inter'",
+        "load_col names 'rating' for 'inter', and .* has no column 'rating'; it has",
     ),
     "float user": (interactions().replace("user_id:token", "user_id:float", 1), "must be of type token; it is 'float'"),
     "mark": ("\ufeff" + interactions(), "begins with a byte order mark; set --encoding=utf-8-sig"),
@@ -69,7 +69,7 @@ def test_a_faulty_interaction_file(tiny, capsys, text, sentence):
 SIDE_FILES = {
     "no user column": (
         {"user": "uid:token\tage:float\nu0\t3\n"},
-        "tiny.user has no column 'user_id' .it is the USER_ID_FIELD",
+        "USER_ID_FIELD is 'user_id', and .*tiny.user has no column",
     ),
     "word for a number": (
         {"user": "user_id:token\tage:float\nu0\told\n"},
@@ -106,13 +106,16 @@ SETTINGS = {
         {"load_col": {"inter": ["user_id", "item_id", "raiting"]}},
         "no column 'raiting'.* nearest is 'rating'",
     ),
-    "user not loaded": ({"load_col": {"inter": ["item_id"]}}, "'user_id' of .* must be loaded; append --load_col="),
-    "user unloaded": ({"load_col": None, "unload_col": {"inter": ["user_id"]}}, "'user_id' of .* must be loaded"),
+    "user not loaded": ({"load_col": {"inter": ["item_id"]}}, "'user_id' of .* is not loaded; set --load_col="),
+    "user unloaded": (
+        {"load_col": None, "unload_col": {"inter": ["user_id"]}},
+        "'user_id' of .* is not loaded; set --unload_col=",
+    ),
     "time not loaded": (
         {"load_col": {"inter": ["user_id", "item_id"]}, "eval_args": {"order": "TO"}},
-        "'timestamp' of .* is the TIME_FIELD and must be loaded",
+        "The TIME_FIELD is 'timestamp', and the column 'timestamp' of .* is not loaded",
     ),
-    "wrong field": ({"USER_ID_FIELD": "uid"}, "has no column 'uid' .it is the USER_ID_FIELD"),
+    "wrong field": ({"USER_ID_FIELD": "uid"}, "The USER_ID_FIELD is 'uid', and .* has no column 'uid'"),
     "users filtered": (
         {"user_inter_num_interval": "[100,inf)"},
         r"left after filtering; loosen user_inter_num_interval \(\[100",
@@ -120,9 +123,12 @@ SETTINGS = {
     "values filtered": ({"val_interval": {"rating": "[9,10]"}}, "left after filtering; loosen val_interval"),
     "field to filter": (
         {"val_interval": {"ratings": "[9,10]"}},
-        r"val_interval reads 'ratings'; .* timestamp; the nearest is 'rating'\.",
+        r"val_interval reads 'ratings', and .* timestamp; the nearest is 'rating'\.",
     ),
-    "threshold": ({"threshold": {"stars": 3}}, "numbers in the column 'stars', and the .inter file has only user_id, "),
+    "threshold": (
+        {"threshold": {"stars": 3}},
+        "numbers in the column 'stars', and .*tiny.inter has no column 'stars'; it has user_id, ",
+    ),
     "topk": ({"topk": [50], "valid_metric": "NDCG@50"}, "topk is 50, and the data set 'tiny' has 10 items"),
     "benchmark files": ({"benchmark_filename": ["train", "valid", "test"]}, "no file .*tiny.train.inter"),
     "additional file": ({"additional_feat_suffix": ["emb"]}, "no file .*tiny.emb; .* needs its .emb file"),

@@ -371,7 +371,7 @@ def test_an_explanation_makes_the_score(case):
         ({"reg_weight": -1.0}, "reg_weight"),
         ({"behaviour_fields": "rating"}, "behaviour_fields must be a list"),
         ({"behaviour_fields": ["colour"]}, "colour"),
-        ({"context_fields": ["weather"]}, "No column 'weather' is loaded"),
+        ({"context_fields": ["weather"]}, "DIN reads 'weather' of the interactions, and .* has no column 'weather'"),
         ({"item_fields": "brand"}, "item_fields is a list"),
         ({"behaviour_fields": None}, "behaviour_fields is a list"),
         ({"user_fields": ["brand"]}, "no column 'brand'"),

@@ -3,6 +3,8 @@
 import builtins
 import io
 import os
+import re
+import shlex
 import shutil
 import sys
 import threading
@@ -15,14 +17,14 @@ import torch
 import yaml
 from recbole.utils.case_study import full_sort_topk
 from sqlalchemy.exc import OperationalError, PendingRollbackError
-from tiny import contents, refused, with_line, write_tiny
+from tiny import contents, interactions, refused, with_line, write_tiny
 
 from recbole_persona import load, progress, run
 from recbole_persona.cli import COMMANDS, EXAMPLES, PAGES, command_parser, main
 from recbole_persona.cli.explain import _why
 from recbole_persona.cli.leaderboard import print_rows
 from recbole_persona.config import Config
-from recbole_persona.data.checks import how_to_load
+from recbole_persona.data.columns import absent
 from recbole_persona.data.convert import convert
 from recbole_persona.errors import StorageError, UserError, nearest, one_sentence
 from recbole_persona.runs import RunFolder
@@ -69,13 +71,13 @@ SETTINGS = {
     "unknown metric": ({"metrics": ["precison"]}, "no metric named 'precison'; the nearest is 'precision'"),
     "unload_col of what is needed": (
         {"load_col": ..., "unload_col": {"inter": ["user_id"]}},
-        "'user_id' of .* must be loaded; take it out of unload_col of 'inter'",
+        r"'user_id' of .* is not loaded; set --unload_col=\"{'inter': \[\]}\"",
     ),
     "both of them": ({"unload_col": {"inter": ["rating"]}}, "load_col and unload_col both name columns of 'inter'"),
     "val_interval of what is not loaded": (
         {"load_col": {"inter": ["user_id", "item_id"]}, "val_interval": {"rating": "[3,inf)"}},
-        r"val_interval reads the column 'rating' .* not loaded; "
-        r"append --load_col=\"{'inter': \['user_id', 'item_id', 'rating'\]}\"\.$",
+        r"val_interval reads 'rating', and the column 'rating' .* not loaded; "
+        r"set --load_col=\"{'inter': \['user_id', 'item_id', 'rating'\]}\"\.$",
     ),
     "val_interval of a list of numbers": (
         {"val_interval": {"v": "[3,inf)"}},
@@ -91,7 +93,8 @@ SETTINGS = {
     ),
     "order by time": (
         {"load_col": {"inter": ["user_id", "item_id"]}, "eval_args": {"order": "TO"}},
-        r"is the TIME_FIELD and must be loaded; append --load_col=\"{'inter': \['user_id', 'item_id', 'timestamp'\]}\"",
+        r"The TIME_FIELD is 'timestamp', and .* is not loaded; set "
+        r"--load_col=\"{'inter': \['user_id', 'item_id', 'timestamp'\]}\"\.$",
     ),
 }
 
@@ -112,15 +115,80 @@ def test_unload_col_without_load_col_loads_the_others(tiny):
     assert again["load_col"] is None and sum(outcome["result"]["statistics"].values()) == 72 + 12 + 10
 
 
-def test_what_loads_a_column(tiny):
-    made = Config(
-        "BPR",
-        "tiny",
-        config_dict=tiny(item="item_id:token\tclass:token\ni0\tx\n") | {"load_col": {"inter": ["user_id"]}},
+def test_why_a_column_is_absent(tiny):
+    settings = tiny(item="item_id:token\tclass:token\ni0\tx\n") | {"load_col": {"inter": ["user_id"]}}
+    made, start = Config("BPR", "tiny", config_dict=settings), f"{settings['data_path']}/tiny/tiny"
+    load_both = "set --load_col=\"{'inter': ['user_id'], 'item': ['item_id', 'class']}\""
+    assert absent(made, "class") == f"the column 'class' of {start}.item is not loaded; {load_both}"
+    assert absent(made, "clas", "item") == (
+        f"{start}.item has no column 'clas'; it has item_id, class; the nearest is 'class'"
     )
-    assert how_to_load(made, "rating") == "append --load_col=\"{'inter': ['user_id', 'rating']}\""
-    assert how_to_load(made, "class") == "append --load_col=\"{'inter': ['user_id'], 'item': ['item_id', 'class']}\""
-    assert how_to_load(made, "price") == "no file of the data set 'tiny' has it"
+    assert absent(made, "age", "user") == f"there is no file {start}.user"
+    assert absent(made, "age") == (
+        f"no column of {start}.inter and {start}.item is named 'age'; they have user_id, item_id, rating, timestamp, class"
+    )
+
+
+LOADED = ["user_id", "item_id", "timestamp"]
+LABELLED = (
+    interactions().replace("timestamp:float", "timestamp:float\tlabel:float\tremark:token").replace("\n", "\t1\tgood\n")
+)
+LABELLED = LABELLED.replace("token\t1\tgood\n", "token\n", 1)
+KINDS = "item_id:token\tkinds:token_seq\tprice ($):float\n" + "".join(
+    f"i{i}\tk{i % 3} k{i % 2}\t{i}\n" for i in range(10)
+)
+SEQUENCES = {"train_neg_sample_args": None, "hidden_size": 4, "n_heads": 1}
+VALUES = {"metrics": ["AUC"], "valid_metric": "AUC"}
+NOT_LOADED = {
+    "label": ("FM", VALUES, LOADED, "column 'label'"),
+    "ratings to make labels of": ("FM", VALUES | {"LABEL_FIELD": "bought"}, LOADED, "no column 'bought'"),
+    "threshold": ("FM", VALUES | {"threshold": {"rating": 3}}, LOADED, "column 'rating'"),
+    "time": ("SASRec", SEQUENCES, LOADED[:2], "column 'timestamp'"),
+    "user that is unloaded": (
+        "BPR",
+        {"load_col": None, "unload_col": {"inter": ["user_id"]}},
+        None,
+        "column 'user_id'",
+    ),
+    "feature": ("SASRecF", SEQUENCES | {"selected_features": ["kinds"]}, LOADED, "column 'kinds'"),
+    "item attribute": (
+        "S3Rec",
+        SEQUENCES | {"item_attribute": "kinds", "train_stage": "pretrain", "pretrain_epochs": 1},
+        LOADED,
+        "column 'kinds'",
+    ),
+    "interval of an odd name": ("BPR", {"val_interval": {"price ($)": "[0,20]"}}, LOADED, r"'price \(\$\)'"),
+    "ruler": (
+        "Pop",
+        {"metrics": ["ILD"], "valid_metric": "ILD@3", "ild_ruler": "field:kinds"},
+        LOADED,
+        "column 'kinds'",
+    ),
+    "numbers": ("BPR", {"normalize_field": ["rating"]}, LOADED, "normalize_field names 'rating', .* column 'rating'"),
+    "history": ("DIN", {"behaviour_fields": ["remark"]}, LOADED, "column 'remark'"),
+    "feature of a history": ("UserEncoder", SEQUENCES | {"features": ["kinds"]}, LOADED, "column 'kinds'"),
+    "texts": (
+        "ConstantSentence",
+        {"metrics": ["rouge-l"], "valid_metric": "rouge-l", "explanation_field": "remark"},
+        LOADED,
+        "column 'remark'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "settings", "loaded", "named"), NOT_LOADED.values(), ids=NOT_LOADED)
+def test_the_remedy_for_a_column_that_is_not_loaded_works_as_it_is_printed(
+    tiny, capsys, model, settings, loaded, named
+):
+    settings = tiny(LABELLED, item=KINDS) | {"load_col": {"inter": loaded}} | settings
+    file = tiny.args[0] / "settings.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    command = [f"--model={model}", "--dataset=tiny", f"--config_files={file}"]
+    assert main(command) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(named, said) and f"{settings['data_path']}/tiny/tiny." in said
+    remedy = said.partition("set --")[2].partition("; or")[0].rstrip(".")
+    assert main([*command, *(each for each in shlex.split(f"--{remedy}") if each.startswith("--"))]) == 0
 
 
 def test_interval_that_reads_like_a_list(tiny):
@@ -253,11 +321,21 @@ def test_a_case_study_of_a_user_without_a_test_row(finished):
     assert met not in items[0][torch.isfinite(scores[0])] and torch.isfinite(scores[0]).sum() == 9
 
 
-def test_a_case_study_of_a_sequence_that_ends_before_the_test(tiny):
-    settings = tiny(with_line("lonely\ti0\t3\t999")) | {"hidden_size": 4, "n_heads": 1}
+def test_a_case_study_of_sequences_that_end_before_the_test(tiny):
+    early = with_line("lonely\ti0\t3\t999") + "pair\ti1\t3\t998\npair\ti2\t3\t999\n"
+    settings = tiny(early) | {"hidden_size": 4, "n_heads": 1, "train_neg_sample_args": None}
     loaded = load(run("SASRec", "tiny", config_dict=settings)["run_dir"])
-    with pytest.raises(UserError, match=r"there is none of user 'lonely'; recbole_persona\.recommend"):
-        full_sort_topk(loaded.dataset.token2id("user_id", ["lonely", "u1"]), loaded.model, loaded.test_data, k=3)
+    names = ["lonely", "u1", "pair"]
+    scores, items = full_sort_topk(loaded.dataset.token2id("user_id", names), loaded.model, loaded.test_data, k=10)
+    for row, name in ((0, "lonely"), (2, "pair")):
+        unseen = loaded.recommend([name], topk=10)
+        found = dict(zip(loaded.dataset.id2token("item_id", items[row].numpy()).tolist(), scores[row].tolist()))
+        assert [item for item in found if item in set(unseen["item"])] == unseen["item"].tolist()
+        np.testing.assert_allclose([found[item] for item in unseen["item"]], unseen["score"], rtol=1e-5)
+    own = full_sort_topk(loaded.dataset.token2id("user_id", ["u1"]), loaded.model, loaded.test_data, k=10)
+    torch.testing.assert_close((scores[1], items[1]), (own[0][0], own[1][0]))
+    with pytest.raises(UserError, match=r"no history of user '\[PAD\]' to rank by"):
+        full_sort_topk(np.array([0]), loaded.model, loaded.test_data, k=3)
 
 
 def test_a_case_study_of_rows_says_what_it_needs(tiny):

@@ -15,6 +15,7 @@ from recbole.utils.case_study import full_sort_scores
 import recbole_persona
 from recbole_persona.cli import main
 from recbole_persona.cli.recommend import read_users
+from recbole_persona.data.latest_rows import next_rows
 from recbole_persona.errors import UserError
 from recbole_persona.runner import ranking
 
@@ -168,7 +169,7 @@ def test_a_sequential_model_reads_the_history_to_its_end(tiny, tmp_path):
     valid, test = loaded.valid_data._dataset.inter_feat, loaded.test_data._dataset.inter_feat
     place = {user: row for row, user in enumerate(test["user_id"].tolist())}
     test = test[torch.tensor([place[user] for user in valid["user_id"].tolist()])]
-    following = ranking.next_rows(loaded.dataset, valid[torch.arange(len(valid))].gathered())
+    following = next_rows(loaded.dataset, valid[torch.arange(len(valid))].gathered())
     for field in ("item_id_list", "timestamp_list", "item_length"):
         assert torch.equal(following[field], test[field])
 

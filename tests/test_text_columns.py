@@ -316,10 +316,11 @@ def test_a_text_is_no_feature(tmp_path):
 def test_a_reader_without_its_texts(tmp_path):
     dataset = create_dataset(Config("BPR", "ml-100k", config_dict={"state": "ERROR"}))
     with pytest.raises(
-        UserError, match=r"^The task explanation reads the texts 'explanation', .* 'ml-100k' holds no text\."
+        UserError,
+        match=r"^The task explanation reads the texts 'explanation', and no column of .*ml-100k.inter and .* is named",
     ):
         text_store(dataset, "explanation", "The task explanation")
     dataset = loaded(tmp_path, with_texts(row_texts()))
     assert text_store(dataset, "explanation", "The task explanation") is dataset.texts["explanation"]
-    with pytest.raises(UserError, match="has explanation alone"):
+    with pytest.raises(UserError, match=r"tiny\.inter has no column 'review'; it has user_id, "):
         text_store(dataset, "review", "The task review")

@@ -398,10 +398,10 @@ def test_a_board_of_writers(settings, tmp_path):
     ("model", "more", "sentence"),
     [
         ("BPR", {}, "needs a model that writes texts, such as PeaPOD; BPR has no generate"),
-        ("ConstantSentence", {"explanation_field": "review"}, "reads the texts 'review', and the data set 'tiny' holds no"),
-        ("ConstantSentence", {"feature_field": "aspect"}, "has no 'aspect'; name it in feature_field"),
+        ("ConstantSentence", {"explanation_field": "review"}, "reads 'review' .explanation_field., and .*inter has no column"),
+        ("ConstantSentence", {"feature_field": "aspect"}, "reads 'aspect' .feature_field., and .*tiny.inter has no column"),
         ("ConstantSentence", {"RATING_FIELD": "stars", "metrics": ["sentiment-agreement"], "valid_metric": "sentiment-agreement"},
-         "sentiment-agreement needs ratings, and 'tiny' has no column 'stars'"),
+         "sentiment-agreement reads 'stars' .RATING_FIELD., and .*tiny.inter has no column"),
         ("ConstantSentence", {"metrics": ["bertscore"], "valid_metric": "bertscore"}, "set bertscore_encoder"),
         ("ConstantSentence", {"metrics": ["judge"], "valid_metric": "judge"}, "runs only where judge_url"),
         ("ConstantSentence", {"bleu_tokenizer": "moses"}, "bleu_tokenizer is one of"),

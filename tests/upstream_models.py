@@ -106,7 +106,7 @@ def stages(name) -> list[tuple[str, dict]]:
 
 @dataclass
 class Trained:
-    """A model after its last stage: where it was saved, what it scored, and how long all stages took (seconds).
+    """A model after its last stage: where it was saved, what it scored, and the CPU seconds of all stages.
 
     ``random``: whether it draws random numbers when it scores.
     """
@@ -131,7 +131,7 @@ def train(name, data_path, folder) -> Trained:
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, get_trainer, init_logger, init_seed
 
-    start, files = time.perf_counter(), []
+    start, files = time.process_time(), []
     for number, (stage_model, stage) in enumerate(stages(name)):
         filled = {key: value.format(*files) if isinstance(value, str) else value for key, value in stage.items()}
         folders = {"data_path": str(data_path), "checkpoint_dir": str(Path(folder) / f"{name}-{number}")}
@@ -146,7 +146,7 @@ def train(name, data_path, folder) -> Trained:
         _, valid = trainer.fit(train_data, valid_data, saved=True, show_progress=False)
         test = trainer.evaluate(test_data, load_best_model=True, show_progress=False)
         files.append(trainer.saved_model_file)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     scores, again = (score(config, trainer.model, test_data, seed) for seed in (0, 1))
     return Trained(files[-1], scores, not torch.equal(scores, again), valid, test, seconds)
 

@@ -17,12 +17,11 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_persona.data import columns, ids, texts
-from recbole_persona.data.missing_parts import asks_for, part_files, read_parts
+from recbole_persona.data.missing_parts import asks_for, part_files
 from recbole_persona.data.reads import check_reads
-from recbole_persona.errors import UserError, nearest, one_sentence
+from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.unused import mentions
 
-_TYPES = (*(kind.value for kind in FeatureType), texts.TYPE)
 # The words that pandas reads as an empty cell, besides nothing at all.
 _MISSING = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
@@ -42,7 +41,7 @@ def checked_reading(config):
     """
     check_atomic_files(config)
     if config["val_interval"] and not config["benchmark_filename"]:  # data that come split are not filtered
-        columns.check_intervals(config, _all_files(config))
+        columns.check_intervals(config)
     upstream = Dataset._data_processing
 
     def processing(dataset):
@@ -83,9 +82,8 @@ def check_atomic_files(config) -> None:
             what :func:`~recbole_persona.data.reads.check_reads` refuses.
     """
     headers, loaded = {}, {}
-    for path, suffix in _files(config):
-        header = _header(path, config)
-        fields = dict(header)
+    for path, suffix in columns.read_files(config):
+        fields = dict(columns.header(path, config))
         wanted = columns.wanted(config, suffix)
         if wanted and columns.unwanted(config, suffix):
             raise UserError(f"load_col and unload_col both name columns of {suffix!r}; keep one of the two.")
@@ -95,14 +93,13 @@ def check_atomic_files(config) -> None:
         }
         for field in wanted if wanted is not None else ():
             if field not in fields:
-                raise UserError(_no_column(path, field, fields, f"load_col names it for {suffix!r}"))
+                missing = columns.lacking(config, columns.AtomicFile(path, suffix, fields), field)
+                raise UserError(f"load_col names {field!r} for {suffix!r}, and {missing}.")
         for key in columns.needed(config, suffix):
             field = config[key]
-            if field not in fields:
-                raise UserError(_no_column(path, field, fields, f"it is the {key}"))
-            if not columns.is_loaded(config, suffix, field):
-                remedy = columns.loading(config, suffix, field)
-                raise UserError(f"The column {field!r} of {path} is the {key} and must be loaded; {remedy}.")
+            if field not in loaded[suffix]:
+                missing = columns.lacking(config, columns.AtomicFile(path, suffix, fields), field)
+                raise UserError(f"The {key} is {field!r}, and {missing}.")
             expected = "float" if key == "TIME_FIELD" else "token"
             if fields[field] != expected:
                 raise UserError(f"The column {field!r} of {path} must be of type {expected}; it is {fields[field]!r}.")
@@ -249,72 +246,6 @@ def _nothing_to(what, config) -> str:
     )
 
 
-def _files(config):
-    """``(path, suffix)`` of the files that are read; UserError for one that must be there and is not."""
-    folder, name = Path(config["data_path"]), config["dataset"]
-    parts = config["benchmark_filename"]
-    interactions = [f"{name}.{part}.inter" for part in read_parts(config)] if parts else [f"{name}.inter"]
-    extra = list(config["additional_feat_suffix"] or [])
-    extra += ["kg", "link"] if config["MODEL_TYPE"] == ModelType.KNOWLEDGE else []
-    needed = [(folder / file, "inter") for file in interactions]
-    needed += [(folder / f"{name}.{suffix}", suffix) for suffix in extra]
-    for path, suffix in needed:
-        if not path.is_file():
-            raise UserError(f"There is no file {path}; the data set {name!r} needs its .{suffix} file.")
-    optional = [(folder / f"{name}.{suffix}", suffix) for suffix in ("user", "item")]
-    return needed + [
-        (path, suffix) for path, suffix in optional if path.is_file() and columns.wanted(config, suffix) != set()
-    ]
-
-
-def how_to_load(config, field) -> str:
-    """What lets a run read a column that it has not loaded, as the end of a sentence."""
-    for _, suffix, fields in _all_files(config):
-        if field in fields and not columns.is_loaded(config, suffix, field):
-            return columns.loading(config, suffix, field)
-    return f"no file of the data set {config['dataset']!r} has it"
-
-
-def _all_files(config) -> list[columns.AtomicFile]:
-    """The files that are read, and those of users and items also where they are not."""
-    start = Path(config["data_path"]) / config["dataset"]
-    others = [(start.with_name(f"{start.name}.{suffix}"), suffix) for suffix in ("user", "item")]
-    files = dict.fromkeys([*_files(config), *(each for each in others if each[0].is_file())])
-    return [columns.AtomicFile(path, suffix, dict(_header(path, config))) for path, suffix in files]
-
-
-def _header(path, config) -> list[tuple[str, str]]:
-    """``(field, type)`` of every column; UserError when the first line is no header or no row follows."""
-    separator = config["field_separator"]
-    try:
-        with open(path, encoding=config["encoding"]) as file:
-            head, row = file.readline().rstrip("\n"), any(line.strip() for line in file)
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not {config['encoding'] or 'UTF-8'} text; set --encoding=….") from None
-    if not head.strip():
-        raise UserError(f"{path} is empty; its first line must be like user_id:token{separator}item_id:token.")
-    header = []
-    for cell in head.removeprefix("\ufeff").split(separator):
-        field, colon, kind = cell.partition(":")
-        if not colon or kind not in _TYPES:
-            raise UserError(
-                f"{path}, line 1: the column {cell!r} must be written name:type, its type one of {', '.join(_TYPES)}, "
-                f"and the columns be separated by {separator!r} (field_separator)."
-            )
-        if field in dict(header):
-            raise UserError(f"{path}, line 1: two columns are named {field!r}.")
-        header.append((field, kind))
-    if head.startswith("\ufeff"):
-        raise UserError(f"{path} begins with a byte order mark; set --encoding=utf-8-sig.")
-    if not row:
-        raise UserError(f"{path} has a header and no rows.")
-    return header
-
-
-def _no_column(path, field, fields, why) -> str:
-    return f"{path} has no column {field!r} ({why}); it has {', '.join(fields)}{nearest(field, fields)}."
-
-
 def _check_interactions(dataset):
     """Refuse interactions without a user, an item or a number, which RecBole would drop or fill in."""
     frame = dataset.inter_feat
@@ -346,15 +277,15 @@ def _check_features(dataset):
 
 def _first_fault(config) -> str | None:
     """The first cell that cannot be read, as a sentence; None when every file is well. Reads the files line by line."""
-    for path, suffix in _files(config):
-        header = _header(path, config)
+    for path, suffix in columns.read_files(config):
+        header = columns.header(path, config)
         loaded = {
             place: (field, kind)
             for place, (field, kind) in enumerate(header)
             if columns.is_loaded(config, suffix, field)
         }
         required = {config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]} if suffix == "inter" else set()
-        raw = any(kind == texts.TYPE or field in texts.named(config) for field, kind in header)
+        raw = any(kind == columns.TEXT or field in texts.named(config) for field, kind in header)
         for line, cells in _rows(path, config, raw):
             for place, (field, kind) in loaded.items():
                 cell = cells[place] if place < len(cells) else ""
@@ -381,7 +312,7 @@ def _rows(path, config, raw):
 def _cell_fault(cell, kind, strict, seq_separator) -> str | None:
     if kind == "token":
         return f"empty ({cell!r} is read as an empty cell)" if strict and cell in _MISSING else None
-    if kind in ("token_seq", texts.TYPE):
+    if kind in ("token_seq", columns.TEXT):
         return None
     for number in cell.split(seq_separator) if kind == "float_seq" else [cell]:
         if number.strip() in _MISSING:
@@ -402,7 +333,7 @@ def _filters(config) -> str:
     keys = ("val_interval", "user_inter_num_interval", "item_inter_num_interval")
     named = [f"{key} ({config[key]})" for key in keys if config[key] not in (None, False, "[0,inf)")]
     if config["filter_inter_by_user_or_item"] is True and any(
-        suffix in ("user", "item") for _, suffix in _files(config)
+        suffix in ("user", "item") for _, suffix in columns.read_files(config)
     ):
         named.append("filter_inter_by_user_or_item (only users and items of the .user and .item files stay)")
     return ", ".join(named)

@@ -212,16 +212,25 @@ def augment(dataset) -> None:
         {name: taken(columns.pop(name), order) for name in list(columns)}
     )  # one unsorted column less each
     users = flat[dataset.uid_field]
-    first = torch.ones(len(flat), dtype=torch.bool)
-    first[1:] = users[1:] != users[:-1]
-    places = torch.arange(len(flat))
-    starts = torch.where(first, places, 0).cummax(0).values  # of each interaction's user
-    end = places[~first & _is_target(dataset, flat)]
+    starts = torch.where(_first(users), torch.arange(len(flat)), 0).cummax(0).values  # of each interaction's user
+    end = target_places(dataset, flat)
     length_field = dataset.item_list_length_field
     columns = {END: end, length_field: (end - starts[end]).clamp(max=longest)}
     fields = {getattr(dataset, f"{name}_list_field"): name for name in flat.columns if name != dataset.uid_field}
     histories = Histories(flat, tuple(flat.columns), fields, longest, length_field)
     dataset.inter_feat = HistoryRows(columns, histories)
+
+
+def _first(users):
+    """Mask (N,) of where another user begins."""
+    first = torch.ones(len(users), dtype=torch.bool)
+    first[1:] = users[1:] != users[:-1]
+    return first
+
+
+def target_places(dataset, flat) -> torch.Tensor:
+    """Places in a table of all interactions, sorted by user and time, that rows are made of."""
+    return (~_first(flat[dataset.uid_field]) & _is_target(dataset, flat)).nonzero().view(-1)
 
 
 def _is_target(dataset, flat):

@@ -1,18 +1,16 @@
 """What a model reads of the data, asked of the headers of the files before the data are read."""
 
-import inspect
 import re
 
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, InputType, ModelType
 
-from recbole_persona.errors import UserError, nearest
-from recbole_persona.unused import mentions
+from recbole_persona.data import columns
+from recbole_persona.errors import UserError
+from recbole_persona.registry import METRICS
+from recbole_persona.unused import mentions, source
 
-LABELS = (
-    "{model} reads labels, and the rows have no column {label!r} (LABEL_FIELD): make it of ratings, as in "
-    "threshold: {{rating: 3}}, or load it (load_col)."
-)
+_RULERS = {"data.tastes": "tdd_tastes", "data.item_profiles": "ild_ruler"}  # config key by what a metric needs
 NEGATIVES = (
     "The loss of {model} compares an item with a negative one, and train_neg_sample_args draws none; leave it out, or set "
     "train_neg_sample_args: {{distribution: uniform, sample_num: 1}}."
@@ -30,10 +28,12 @@ def check_reads(config, headers, loaded) -> None:
         UserError: negatives, labels, item features or histories that are missing or of a type that cannot be used.
     """
     _check_negatives(config)
-    _check_labels(config, headers.get("inter", {}), loaded.get("inter", {}))
+    _check_labels(config, loaded.get("inter", {}))
     for key in ("selected_features", "item_attribute"):
         if mentions(config.model_class, rf"config\[[\"']{key}[\"']\]"):
-            _check_features(config, key, headers, loaded)
+            _check_features(config, key, loaded.get("item", {}))
+    _check_named(config, loaded)
+    _check_metrics(config, loaded)
     _check_negative_lists(config, loaded.get("inter", {}))
     _check_preloaded(config, headers, loaded)
 
@@ -44,10 +44,25 @@ def which_lacks(config, field) -> str:
         key for key, value in config.final_config_dict.items() if value == field or (_is_list(value) and field in value)
     ]
     named = f" ({', '.join(keys)})" if keys else ""
-    return (
-        f"{config['model']} reads the column {field!r}{named}, which its data lack; load it (load_col), or name a column "
-        f"of {config['dataset']!r} that is there."
-    )
+    column = field.removesuffix(config["LIST_SUFFIX"])  # the lists of a history are made of it
+    return f"{config['model']} reads {field!r}{named}, and {columns.absent(config, column)}."
+
+
+def lacks_labels(config, why="") -> str:
+    """A sentence for labels that are read and that the data do not have, by what reads them: ``why``, and else the model."""
+    label, rating = config["LABEL_FIELD"], config["RATING_FIELD"]
+    fields = next(one.fields for one in columns.all_files(config) if one.suffix == "inter")
+    remedies = []
+    if fields.get(rating) == "float":
+        load = "" if columns.is_loaded(config, "inter", rating) else f" {columns.loading(config, 'inter', rating)}"
+        remedies.append(f"set {columns.option('threshold', {rating: 3})}{load} to make labels of ratings")
+    if why.startswith("train"):
+        remedies.append("set train_neg_sample_args: {distribution: uniform, sample_num: 1}")
+    elif why.startswith("mode"):
+        remedies.append("set mode in eval_args to uni100, which draws negatives")
+    since, also = f", since {why}" if why else "", "; or " if label in fields else "; "
+    remedy = also + "; or ".join(remedies) if remedies else ""
+    return f"{config['model']} needs labels{since}, and {columns.absent(config, label, 'inter')}{remedy}."
 
 
 def _is_list(value) -> bool:
@@ -60,10 +75,7 @@ def _draws(config) -> bool:
 
 def _own_code_has(config, pattern) -> bool:
     """Whether the model's class, without what it extends, has the pattern; False where its code cannot be found."""
-    try:
-        return bool(re.search(pattern, inspect.getsource(config.model_class)))
-    except (OSError, TypeError):
-        return False
+    return bool(re.search(pattern, source(config.model_class) or ""))
 
 
 def _check_negatives(config):
@@ -75,23 +87,15 @@ def _check_negatives(config):
             raise UserError(NEGATIVES.format(model=config["model"]))
 
 
-def _check_labels(config, header, loaded):
+def _check_labels(config, loaded):
     """Labels of the data are read by evaluation of labelled rows, by trees, and by a pointwise loss without negatives."""
-    label, threshold, model = config["LABEL_FIELD"], config["threshold"], config["model"]
-    for field in threshold or ():
+    for field in config["threshold"] or ():
         if loaded.get(field) != "float":
-            kind = f"it is of type {loaded[field]}" if field in loaded else _absent(field, "inter", header, loaded)
-            raise UserError(f"threshold makes labels of numbers in the column {field!r}, and {kind}.")
+            fault = f"it is of type {loaded[field]}" if field in loaded else columns.absent(config, field, "inter")
+            raise UserError(f"threshold makes labels of numbers in the column {field!r}, and {fault}.")
     why = _why_labels(config)
-    if why is None or threshold or label in loaded:
-        return
-    absent = _absent(label, "inter", header, loaded)
-    remedy = f"make it of ratings with threshold: {{{config['RATING_FIELD']}: 3}}"
-    if why.startswith("train"):
-        remedy += ", or set train_neg_sample_args: {distribution: uniform, sample_num: 1}"
-    elif why.startswith("mode"):
-        remedy += ", or set mode in eval_args to uni100, which draws negatives"
-    raise UserError(f"{model} needs labels, since {why}, and of the column {label!r} (LABEL_FIELD) {absent}; {remedy}.")
+    if why and not config["threshold"] and config["LABEL_FIELD"] not in loaded:
+        raise UserError(lacks_labels(config, why))
 
 
 def _why_labels(config) -> str | None:
@@ -108,15 +112,13 @@ def _why_labels(config) -> str | None:
     return None
 
 
-def _check_features(config, key, headers, loaded):
+def _check_features(config, key, loaded):
     """The features of items that a sequential model reads are columns of the .item file."""
-    header, columns = headers.get("item", {}), loaded.get("item", {})
     for field in config[key] if _is_list(config[key]) else [config[key]]:
-        if field not in columns:
-            raise UserError(
-                f"{config['model']} reads the item feature {field!r} ({key}), and {_absent(field, 'item', header, columns)}."
-            )
-        kind = columns[field]
+        if field not in loaded:
+            absent = columns.absent(config, field, "item")
+            raise UserError(f"{config['model']} reads the item feature {field!r} ({key}), and {absent}.")
+        kind = loaded[field]
         if key == "item_attribute" and kind != "token_seq":
             raise UserError(f"item_attribute must be a column of type token_seq, and {field!r} of the items is {kind}.")
         if kind.startswith("float") and field not in (config["numerical_features"] or ()):
@@ -124,6 +126,26 @@ def _check_features(config, key, headers, loaded):
                 f"{config['model']} cannot read the item feature {field!r} ({key}), a column of type {kind}: add it to "
                 "numerical_features, or leave it out."
             )
+
+
+def _check_named(config, loaded):
+    """The columns that RecBole changes as it reads them."""
+    for key in ("numerical_features", "normalize_field", "discretization"):
+        for field in config[key] or ():
+            if not any(field in fields for fields in loaded.values()):
+                raise UserError(f"{key} names {field!r}, and {columns.absent(config, field)}.")
+
+
+def _check_metrics(config, loaded):
+    """The columns that metrics compare texts or items by."""
+    for metric in config["metrics"]:
+        entry = METRICS.get(metric.lower())
+        for need in entry.needs if entry else ():
+            suffix, key = ("item", _RULERS[need]) if need in _RULERS else ("inter", columns.OF_TEXT_METRICS.get(need))
+            field = str(config[key]).removeprefix("field:")
+            is_named = suffix == "inter" or field != config[key]  # else it is no column: svd
+            if key and is_named and field not in loaded.get(suffix, {}):
+                raise UserError(f"{metric} reads {field!r} ({key}), and {columns.absent(config, field, suffix)}.")
 
 
 def _check_negative_lists(config, loaded):
@@ -141,12 +163,12 @@ def _check_preloaded(config, headers, loaded):
     """Vectors in a file of their own need a name for the ids, which an alias makes those of users, items or entities."""
     extra = config["additional_feat_suffix"] or ()
     for suffix in extra:
-        file, header, columns = f"{config['dataset']}.{suffix}", headers[suffix], loaded[suffix]
-        lines = _lines(config, suffix, header, headers)
-        if not columns:
+        file, own = f"{config['dataset']}.{suffix}", loaded[suffix]
+        lines = _lines(config, suffix, headers[suffix], headers)
+        if not own:
             raise UserError(f"load_col names no column of {file} (additional_feat_suffix); {lines}.")
         for other, fields in loaded.items():
-            if other != suffix and (both := [field for field in columns if field in fields]):
+            if other != suffix and (both := [field for field in own if field in fields]):
                 raise UserError(
                     f"The column {both[0]!r} stands in {file} and in the .{other} file, and RecBole knows columns by their "
                     f"names; {lines}."
@@ -156,15 +178,15 @@ def _check_preloaded(config, headers, loaded):
         suffix = next((one for one in where if one in extra), where[0] if where else None)
         if suffix is None:
             raise UserError(f"preload_weight is {{{key}: {value}}}, and no file that is loaded has these columns.")
-        columns, lines = loaded[suffix], _lines(config, suffix, headers[suffix], headers)
+        own, lines = loaded[suffix], _lines(config, suffix, headers[suffix], headers)
         for field in (key, value):
-            if field not in columns:
-                absent = _absent(field, suffix, headers[suffix], columns)
+            if field not in own:
+                absent = columns.absent(config, field, suffix)
                 raise UserError(f"preload_weight is {{{key}: {value}}}, and {absent}; {lines}.")
-        if columns[key] != "token" or not columns[value].startswith("float"):
+        if own[key] != "token" or not own[value].startswith("float"):
             raise UserError(
                 f"preload_weight maps a column of ids (token) to one of numbers (float, float_seq), and {key!r} is "
-                f"{columns[key]} and {value!r} {columns[value]}; {lines}."
+                f"{own[key]} and {value!r} {own[value]}; {lines}."
             )
         aliases = [name for given, name in _aliases(config) if key in given]
         if suffix in extra and not aliases:
@@ -192,12 +214,3 @@ def _lines(config, suffix, header, headers) -> str:
         f"{rename}additional_feat_suffix: [{suffix}], load_col: {{…, {suffix}: [{own}, {vectors}]}}, "
         f"alias_of_{about}: [{own}], preload_weight: {{{own}: {vectors}}}"
     )
-
-
-def _absent(field, suffix, header, loaded) -> str:
-    """Why a column is not there, as the end of a sentence."""
-    if field in header:
-        return f"it is not loaded; add it to load_col: {{{suffix}: [{', '.join([*loaded, field])}]}}"
-    if not header:
-        return f"there is no .{suffix} file"
-    return f"the .{suffix} file has only {', '.join(header)}{nearest(field, header)}"

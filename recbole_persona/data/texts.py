@@ -13,12 +13,11 @@ from array import array
 
 import numpy as np
 
+from recbole_persona.data.columns import TEXT, absent, option, read_anyway
 from recbole_persona.data.lines import line_fault
-from recbole_persona.errors import UserError, nearest
-from recbole_persona.registry import METRICS, get_model
+from recbole_persona.errors import UserError
 from recbole_persona.upstream.repair import around, seen_as
 
-TYPE = "text"  # as in ``name:text``
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _SIGNS = {written[1]: sign for sign, written in _ESCAPES.items()}
 
@@ -101,12 +100,10 @@ def text_store(dataset, field: str, reader: str) -> TextStore:
     """
     if field in dataset.texts:
         return dataset.texts[field]
-    name, found = dataset.dataset_name, ", ".join(dataset.texts)
-    raise UserError(
-        f"{reader} reads the texts {field!r}, and the data set {name!r} "
-        + (f"has {found} alone." if found else "holds no text.")
-        + f" A column {field}:text of its files is one, if load_col names it."
-    )
+    fault = absent(dataset.config, field)
+    if field in dataset.field2type and "token" in dataset.field2type[field].value:
+        fault += f"; set {option('text_fields', [*named(dataset.config), field])}"
+    raise UserError(f"{reader} reads the texts {field!r}, and {fault}.")
 
 
 class NumberedTexts:
@@ -192,7 +189,7 @@ def numbered(dataset, path, source):
     columns = []
     for place, cell in enumerate(header):
         field, _, kind = cell.rpartition(":")
-        if kind != TYPE and field not in named(config):
+        if kind != TEXT and field not in named(config):
             continue
         if field in (*id_columns(config), dataset.time_field, dataset.label_field) or "float" in kind:
             raise UserError(
@@ -200,7 +197,7 @@ def numbered(dataset, path, source):
             )
         loaded = (load is None or field in load) and field not in (unload or ())
         store = dataset.texts.setdefault(field, TextStore()) if loaded else None
-        columns.append((place, store, unescaped if kind == TYPE else unquoted))
+        columns.append((place, store, unescaped if kind == TEXT else unquoted))
     return NumberedTexts(path, config, header, columns) if columns else path
 
 
@@ -217,14 +214,6 @@ def id_columns(config) -> set[str]:
     keys = ("USER_ID", "ITEM_ID", "HEAD_ENTITY_ID", "TAIL_ENTITY_ID", "RELATION_ID", "ENTITY_ID")
     aliases = (config[f"alias_of_{name}"] or () for name in ("user_id", "item_id", "entity_id", "relation_id"))
     return {config[f"{key}_FIELD"] for key in keys}.union(*aliases)
-
-
-def columns_of_metrics(config) -> list[str]:
-    """The config keys that name the columns which the metrics of texts read."""
-    entries = [METRICS[name.lower()] for name in config["metrics"] if name.lower() in METRICS]
-    needs = {need for entry in entries for need in entry.needs}
-    keys = {"text.reference": "explanation_field", "data.features": "feature_field", "text.rating": "RATING_FIELD"}
-    return [key for need, key in keys.items() if need in needs]
 
 
 def is_text(dataset, field) -> bool:
@@ -263,23 +252,12 @@ def install() -> None:
         upstream(self, token, dataset_path)
         for name in named(self.config):
             if name not in self.texts:
-                raise UserError(
-                    f"text_fields names {name!r}, which is no column that is loaded of the data set {token!r} "
-                    f"(load_col){nearest(name, self.field2type)}."
-                )
+                raise UserError(f"text_fields names {name!r}, and {absent(self.config, name)}.")
 
     @around(Dataset, "_get_load_and_unload_col")
     def _get_load_and_unload_col(upstream, self, source):
-        """What a model says that it reads (``reads_fields``: config keys that name columns), and what metrics of texts read, is
-        loaded where it is there."""
         load, unload = upstream(self, source)
-        if load:
-            # a config that RecBole reads from a checkpoint has the name of the model alone
-            model = getattr(self.config, "model_class", None) or get_model(self.config["model"])
-            load |= {
-                self.config[key] for key in (*getattr(model, "reads_fields", ()), *columns_of_metrics(self.config))
-            }
-        return load, unload
+        return load and load | read_anyway(self.config), unload
 
     @around(Dataset, "fields")
     def fields(upstream, self, ftype=None, source=None):

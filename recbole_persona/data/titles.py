@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_persona.data.texts import TYPE, unescaped, unquoted
+from recbole_persona.data.columns import TEXT
+from recbole_persona.data.texts import unescaped, unquoted
 from recbole_persona.errors import UserError
 
 CHOSE = "chose"
@@ -99,7 +100,7 @@ def item_texts(config, title_field=None, class_field=None) -> ItemTexts:
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read for titles: {str(error).strip()}.") from None
     table = table.drop_duplicates(item).set_index(item)
-    read = unescaped if title and header[title] == TYPE else unquoted
+    read = unescaped if title and header[title] == TEXT else unquoted
     lists = table[classes].str.split(config["seq_separator"]) if classes else pd.Series(dtype=object)
     return ItemTexts(
         table[title].map(read).str.strip() if title else pd.Series(dtype=str),

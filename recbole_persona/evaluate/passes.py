@@ -14,6 +14,7 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.register import metric_types
 from recbole.utils import EvaluatorType
 
+from recbole_persona.data.reads import lacks_labels
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.candidates import CandidateScores
 from recbole_persona.evaluate.collector import Collector
@@ -131,10 +132,7 @@ def value_data(config, eval_data):
             "labeled" if config["LABEL_FIELD"] in dataset.inter_feat else "uni100" if of_lists == "full" else of_lists
         )
     if mode == "labeled" and config["LABEL_FIELD"] not in dataset.inter_feat:
-        raise UserError(
-            f"value_mode: labeled needs the column {config['LABEL_FIELD']!r} (LABEL_FIELD), which "
-            f"{dataset.dataset_name!r} lacks; threshold makes one of ratings."
-        )
+        raise UserError(lacks_labels(config, "value_mode is labeled"))
     config = config_with(config, eval_args={**config["eval_args"], "mode": {"valid": mode, "test": mode}})
     for phase in ("valid", "test"):
         config._set_eval_neg_sample_args(phase)

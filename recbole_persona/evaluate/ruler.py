@@ -11,6 +11,7 @@ from recbole.utils import FeatureType
 from scipy.sparse.linalg import svds
 from sklearn.cluster import KMeans
 
+from recbole_persona.data.columns import absent
 from recbole_persona.data.training_part import training_matrix
 from recbole_persona.errors import UserError
 
@@ -100,11 +101,9 @@ def item_field(dataset, field):
     Raises:
         UserError: the field is not among the loaded item fields, or is a single number.
     """
-    loaded = dataset.item_feat.columns if dataset.item_feat is not None else []
-    if field not in loaded:
+    if dataset.item_feat is None or field not in dataset.item_feat:
         raise UserError(
-            f"There is no item field {field!r} among those loaded ({', '.join(loaded) or 'none'}); "
-            f"add it to load_col, such as load_col: {{item: [{dataset.iid_field}, {field or 'class'}]}}."
+            f"Tastes and diversity are read from the item field {field!r}, and {absent(dataset.config, field, 'item')}."
         )
     values = dataset.item_feat[field].numpy()
     if dataset.field2type[field] == FeatureType.FLOAT_SEQ:

@@ -14,6 +14,7 @@ and from the training part, once: ``data.features`` (the features of all parts b
 import numpy as np
 import torch
 
+from recbole_persona.data.columns import absent
 from recbole_persona.data.texts import text_store
 from recbole_persona.data.training_part import training_interactions
 from recbole_persona.errors import UserError
@@ -55,8 +56,8 @@ def feature_field(config, dataset) -> str:
     field = config["feature_field"]
     if field not in dataset.inter_feat or field not in dataset.field2id_token:
         raise UserError(
-            f"The metrics fmr, fcr, div and hallucinated need a token column of the interactions that says what a text is "
-            f"about, and {dataset.dataset_name!r} has no {field!r}; name it in feature_field and load_col."
+            "The metrics fmr, fcr, div and hallucinated need a token column of the interactions that says what a text is "
+            f"about (feature_field), and {absent(config, field, 'inter')}."
         )
     return field
 
@@ -64,10 +65,7 @@ def feature_field(config, dataset) -> str:
 def _rating_field(config, dataset) -> str:
     field = config["RATING_FIELD"]
     if field not in dataset.inter_feat:
-        raise UserError(
-            f"sentiment-agreement needs ratings, and {dataset.dataset_name!r} has no column {field!r}; name it in RATING_FIELD "
-            "and load_col."
-        )
+        raise UserError(f"sentiment-agreement needs ratings (RATING_FIELD), and {absent(config, field, 'inter')}.")
     return field
 
 

@@ -125,7 +125,7 @@ def _item_texts(config, dataset):
             raise UserError(f"code_field is read by the item_codes title and semantic, not by {config['item_codes']}.")
         return None
     field = "title" if field is None and config["item_codes"] == "title" else field
-    return field and column_texts(dataset, dataset.get_item_feature(), field, f"code_field: {field}")
+    return field and column_texts(dataset, "item", field, f"code_field names {field!r}")
 
 
 def in_order_of_users(dataset):

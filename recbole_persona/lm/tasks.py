@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from recbole.utils import FeatureType
 
-from recbole_persona.data.checks import how_to_load
+from recbole_persona.data.columns import absent
 from recbole_persona.errors import UserError
 from recbole_persona.lm.ragged import Ragged, concatenated
 
@@ -188,19 +188,23 @@ def named_texts(dataset, templates) -> dict[str, list[str]]:
     for name in names:
         source, _, field = name.partition(".")
         if field:
-            table = dataset.get_user_feature() if source == "user" else dataset.get_item_feature()
-            found[name] = column_texts(dataset, table, field, f"A template names {{{name}}}")
+            suffix = "user" if source == "user" else "item"
+            found[name] = column_texts(dataset, suffix, field, f"A template names {{{name}}}")
     return found
 
 
-def column_texts(dataset, table, field, what):
+def column_texts(dataset, suffix, field, what):
     """(n,) texts of a column of the items or users.
+
+    Args:
+        suffix: ``item`` or ``user``.
 
     Raises:
         UserError: there is no such column; the sentence begins with ``what`` asks for it.
     """
+    table = dataset.get_user_feature() if suffix == "user" else dataset.get_item_feature()
     if field not in table:
-        raise UserError(f"{what}, and no column {field!r} is loaded; {how_to_load(dataset.config, field)}.")
+        raise UserError(f"{what}, and {absent(dataset.config, field, suffix)}.")
     values = table[field]
     if field in dataset.texts:
         return dataset.texts[field][values]

@@ -12,7 +12,7 @@ from recbole.utils import FeatureType, InputType
 from torch import nn
 from torch.nn import functional as F
 
-from recbole_persona.data.checks import how_to_load
+from recbole_persona.data.columns import absent
 from recbole_persona.data.frequencies import history_counts
 from recbole_persona.data.sampling import negative_weights
 from recbole_persona.data.texts import is_text
@@ -77,17 +77,16 @@ class DIN(SequentialRecommender):
         columns = _Columns(dataset, config)
         items, users = dataset.get_item_feature(), dataset.get_user_feature()
         self.n_users = dataset.num(self.USER_ID)
-        self.items = FeatureTable(columns.of(items, settings["item_fields"], ()), items, size, pooling)
-        chosen = columns.of(users, settings["user_fields"], (self.USER_ID,))
+        self.items = FeatureTable(columns.of("item", settings["item_fields"], ()), items, size, pooling)
+        chosen = columns.of("user", settings["user_fields"], (self.USER_ID,))
         self.users = FeatureTable(chosen, users, size, pooling) if chosen else None
         self.context_fields, self.behaviour_fields = settings["context_fields"], list(settings["behaviour_fields"])
-        self.context = nn.ModuleList(ColumnEmbedding(columns[name], size, pooling) for name in self.context_fields)
         of_history = self.behaviour_fields + [self.time_field] * settings["time_gap"]
         for name in (*self.context_fields, *(name + self.list_suffix for name in of_history)):
             if name not in dataset.inter_feat:
-                raise UserError(
-                    f"{name!r} is no column of the interactions that is loaded; {how_to_load(config, name)}."
-                )
+                column = name.removesuffix(self.list_suffix)
+                raise UserError(f"DIN reads {column!r} of the interactions, and {absent(config, column, 'inter')}.")
+        self.context = nn.ModuleList(ColumnEmbedding(columns[name], size, pooling) for name in self.context_fields)
         own = [columns[name] for name in self.behaviour_fields] + [Column(GAPS)] * settings["time_gap"]
         self.behaviour = nn.ModuleList(ColumnEmbedding(column, size, pooling) for column in own)
 
@@ -329,27 +328,29 @@ class _Columns:
 
     def __getitem__(self, name):
         if name not in self.dataset.field2type:
-            raise UserError(f"No column {name!r} is loaded; {how_to_load(self.dataset.config, name)}.")
+            raise UserError(f"DIN reads {name!r}, and {absent(self.dataset.config, name)}.")
         kind = self.dataset.field2type[name]
         number = kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
         if number and name not in self.numbers:
             raise UserError(f"The column {name!r} holds numbers; name it in numerical_features.")
         return Column(self.dataset.num(name), number, kind in (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ))
 
-    def of(self, table, names, without):
-        """The columns of a table: those named, or all that can be used but ``without``; tokens first, as RecBole has them."""
+    def of(self, suffix, names, without):
+        """Columns of the items or users: those named, or all usable ones but ``without``; tokens first, as in RecBole."""
+        dataset = self.dataset
+        table = dataset.get_item_feature() if suffix == "item" else dataset.get_user_feature()
         if names is None:
             numbers = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
             names = [
                 name
                 for name in table.columns
                 if name not in without
-                and not is_text(self.dataset, name)
-                and (self.dataset.field2type[name] not in numbers or name in self.numbers)
+                and not is_text(dataset, name)
+                and (dataset.field2type[name] not in numbers or name in self.numbers)
             ]
         for name in names:
             if name not in table:
-                raise UserError(f"There is no column {name!r} in this table; it has {', '.join(table.columns)}.")
+                raise UserError(f"DIN reads {name!r} of the {suffix}s, and {absent(dataset.config, name, suffix)}.")
         columns = {name: self[name] for name in names}
         order = sorted(columns, key=lambda name: (columns[name].number, columns[name].several))
         return {name: columns[name] for name in order}

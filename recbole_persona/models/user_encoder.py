@@ -12,6 +12,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import FeatureType, InputType
 from torch import nn
 
+from recbole_persona.data.columns import absent
 from recbole_persona.data.histories import END
 from recbole_persona.errors import UserError
 from recbole_persona.layers.causal_transformer import NORMS, CausalTransformer
@@ -250,10 +251,7 @@ def _check_features(config, dataset):
     for name in names:
         of_item = dataset.item_feat is not None and name in dataset.item_feat
         if not of_item and f"{name}{config['LIST_SUFFIX']}" not in dataset.inter_feat:
-            raise UserError(
-                f"features names {name!r}, which is no column of the items or interactions of {dataset.dataset_name}; "
-                "the columns that are read stand in load_col."
-            )
+            raise UserError(f"features names {name!r}, and {absent(config, name, 'inter', 'item')}.")
         if dataset.field2type[name] == FeatureType.FLOAT_SEQ:
             raise UserError(f"features names {name!r}, a list of numbers; a feature is tokens or one number.")
     weights = config["feature_weights"] or {}

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from recbole_persona.config import Config
+from recbole_persona.data.latest_rows import LatestRows
 from recbole_persona.data.titles import ItemTexts, item_texts
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.faithfulness import faithfulness
@@ -21,7 +22,7 @@ from recbole_persona.runner.history_reasons import explains_by_history, history_
 from recbole_persona.runner.neighbour_reasons import explains_by_neighbours, neighbour_reasons
 from recbole_persona.runner.people import find_people, internal_ids, items_to_explain
 from recbole_persona.runner.persona_reasons import has_personas, persona_reasons
-from recbole_persona.runner.ranking import LatestRows, batches, enough_beams, top_items
+from recbole_persona.runner.ranking import batches, enough_beams, top_items
 
 
 class _LoadedRun(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from recbole.utils import ModelType, get_trainer
 
 from recbole_persona.data.missing_parts import lacks_validation
-from recbole_persona.data.reads import LABELS, NEGATIVES, which_lacks
+from recbole_persona.data.reads import NEGATIVES, lacks_labels, which_lacks
 from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.steps import check_steps
@@ -77,7 +77,7 @@ def explained(config, dataset):
     except KeyError as error:
         field = error.args[0] if error.args else None
         if isinstance(field, str) and field == config["LABEL_FIELD"]:
-            raise UserError(LABELS.format(model=config["model"], label=field)) from error
+            raise UserError(lacks_labels(config)) from error
         if isinstance(field, str) and field == config["NEG_PREFIX"] + dataset.iid_field:
             raise UserError(NEGATIVES.format(model=config["model"])) from error
         if not isinstance(field, str) or not config.model_class.__module__.startswith(_OWN_CODE):

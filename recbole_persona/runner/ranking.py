@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_persona.data.histories import END, HistoryRows
 from recbole_persona.errors import UserError
 from recbole_persona.evaluate.seen import seen_column
 
@@ -67,65 +66,6 @@ def names_of(tokens) -> str:
     """Up to ten external ids, in words."""
     more = f" and {len(tokens) - 10} more" if len(tokens) > 10 else ""
     return ", ".join(repr(str(one)) for one in tokens[:10]) + more
-
-
-class LatestRows:
-    """What a sequential model reads of the users of a data set: the histories to their ends.
-
-    That is the last row of a user, its target behind its history. A user without a row (one interaction has no history)
-    is read as the row would be: an empty history, and the interaction behind it.
-
-    Attributes:
-        known: (n_users,) whether anything is known of a user.
-    """
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-        self._last = last_rows(dataset)
-        feat = dataset.inter_feat
-        self._windows = isinstance(feat, HistoryRows)
-        if self._windows:
-            users = feat.histories.flat[dataset.uid_field].numpy()  # in their order
-            self._first = np.searchsorted(users, np.arange(dataset.user_num))
-            end = np.full(dataset.user_num, -1)
-            end[users] = np.arange(len(users))  # of equal users the last
-            has_row = self._last >= 0
-            end[has_row] = feat[END].numpy()[self._last[has_row]]
-            self._last = end
-        self.known = self._last >= 0
-
-    def rows(self, users) -> Interaction:
-        """Rows (B) of known users (B,), by internal ids."""
-        last = torch.as_tensor(self._last[users])
-        if not self._windows:
-            return next_rows(self.dataset, self.dataset[last])
-        histories = self.dataset.inter_feat.histories
-        length = (last - torch.as_tensor(self._first[users])).clamp(max=histories.longest)
-        rows = HistoryRows({END: last, histories.length_field: length}, histories)
-        return next_rows(self.dataset, self.dataset.join(rows.gathered()))
-
-
-def last_rows(dataset) -> np.ndarray:
-    """(n_users,) index of every user's last row in a sequential data set, -1 where there is none."""
-    rows = np.full(dataset.user_num, -1)
-    users = dataset.inter_feat[dataset.uid_field].numpy()
-    np.maximum.at(rows, users, np.arange(len(users)))  # rows are in the order of time
-    return rows
-
-
-def next_rows(dataset, rows) -> Interaction:
-    """The rows that would follow: every list with the row's own value at its end (a full one loses its first)."""
-    suffix, length_field = dataset.config["LIST_SUFFIX"], dataset.item_list_length_field
-    length = rows[length_field]
-    for field in [name for name in rows.interaction if name + suffix in rows.interaction]:
-        lists = rows[field + suffix].clone()  # (B, L, ...)
-        full = length >= lists.shape[1]
-        lists[full] = lists[full].roll(-1, dims=1)
-        lists[torch.arange(len(lists)), length.clamp(max=lists.shape[1] - 1)] = rows[field].to(lists.dtype)
-        rows.update(Interaction({field + suffix: lists}))
-    longest = rows[dataset.iid_field + suffix].shape[1]
-    rows.update(Interaction({length_field: (length + 1).clamp(max=longest)}))
-    return rows
 
 
 def history_row(loaded, items) -> Interaction:

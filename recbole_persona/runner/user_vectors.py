@@ -8,10 +8,11 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import nn
 
+from recbole_persona.data.latest_rows import last_rows, next_rows
 from recbole_persona.data.training_part import training_interactions
 from recbole_persona.errors import UserError
 from recbole_persona.lm.user_vectors import FITTED, UserSpace
-from recbole_persona.runner.ranking import is_sequential, last_rows, next_rows, user_rows
+from recbole_persona.runner.ranking import is_sequential, user_rows
 from recbole_persona.runs import RunFolder
 from recbole_persona.train.checkpoint import fitting
 from recbole_persona.upstream.files import load_tree
