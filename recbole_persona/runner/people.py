@@ -92,7 +92,7 @@ def internal_ids(dataset, field, tokens, what, skip_unknown=False) -> np.ndarray
         hint = near or f"; it has {', '.join(map(repr, examples[:3]))} …"
         whole = ",".join(tokens)
         if len(tokens) > 1 and known.get(whole):
-            hint = f"; {whole!r} is one {what}, whose id has a comma: write it in double quotes, or in a list of its own"
+            hint = f"; {whole!r} is one {what}: an id with a comma stands in double quotes"
         raise UserError(f"{dataset.dataset_name} has no {what} {names_of(unknown)}{hint}.")
     ids = np.array([known[token] for token in tokens if known.get(token)], dtype=np.int64)
     if not len(ids):
