@@ -128,6 +128,7 @@ class Tables:
         self.users: Counter[str] = Counter()  # interactions by id, in the order of their first
         self.items: Counter[str] = Counter()
         self.interactions = 0
+        self.repeated: Counter[str] = Counter()  # rows of .user and .item whose id had one, by suffix
 
     def open(self, suffix: str, columns: dict[str, str]) -> Table:
         self.files[suffix] = Table(self.folder / f"{self._name}.{suffix}", columns)
@@ -158,10 +159,12 @@ class Tables:
         written = set()
 
         def write(row):
-            if row[0] not in written:
-                table.write(row)
-                written.add(row[0])
-                missing.pop(row[0], None)
+            if row[0] in written:
+                self.repeated[suffix] += 1
+                return
+            table.write(row)
+            written.add(row[0])
+            missing.pop(row[0], None)
 
         yield write
         for identifier in missing:
