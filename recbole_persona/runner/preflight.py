@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from recbole.utils import ModelType, get_trainer
 
-from recbole_persona.data.missing_parts import lacks_validation
+from recbole_persona.data.missing_parts import why_lacking
 from recbole_persona.data.reads import LABELS, NEGATIVES, which_lacks
 from recbole_persona.errors import UserError, one_sentence
 from recbole_persona.settings import check_valid_metric
@@ -37,7 +37,7 @@ def check_search(config) -> None:
         UserError: there is no validation part.
     """
     check_settings(config)
-    if reason := lacks_validation(config):
+    if reason := why_lacking("valid", config):
         raise UserError(
             f"A search compares its trials on the validation part, and {reason} leaves none; give it a share, as in "
             "eval_args: {split: {RS: [0.8, 0.1, 0.1]}}, or name its file in benchmark_filename."

@@ -384,7 +384,7 @@ def evaluate_run(run_dir, config_dict=None, trust=False):
             trainer.eval_collector.data_collect(loaded.train_data)
         found, table = evaluate_with_table(trainer, loaded.test_data, load_best_model=False, show_progress=False)
     if found is None:
-        raise UserError(f"The data set {loaded.config['dataset']!r} has no test part; split in eval_args leaves none.")
+        raise UserError(f"The run in {run_dir} has no test part: its split leaves nothing to test on.")
     return found, table
 
 
