@@ -63,7 +63,9 @@ def why_lacking(part, config) -> str | None:
     if not config["benchmark_filename"]:
         return None if asks_for(part, config) else f"split in eval_args ({config['eval_args']['split']})"
     name = part_files(config)[PARTS.index(part)]
-    return None if name in read_parts(config) else f"benchmark_filename ({config['benchmark_filename']})"
+    if name is None:
+        return f"benchmark_filename ({config['benchmark_filename']})"
+    return None if name in read_parts(config) else f"the empty file {part_path(config, name).name}"
 
 
 def tell_of_missing(config, loaders) -> None:
