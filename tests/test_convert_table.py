@@ -98,6 +98,11 @@ def test_repeated_rows_of_items_are_counted(tmp_path):
     )
     assert lines_of(done, "item")[1:] == ["i\tOne", "j\tThree"]
     assert done.notes[".item: rows of an id that has one, left out"] == 1
+    assert "items that items.csv lacks" not in done.notes
+    done = convert(
+        "csv", written(tmp_path / "v.csv", "who,what\nu,i\nu,01\n"), tmp_path, user="who", item="what", items=items
+    )
+    assert done.notes["items that items.csv lacks"] == "1 of 2"
 
 
 def test_parquet(tmp_path):

@@ -129,6 +129,7 @@ class Tables:
         self.items: Counter[str] = Counter()
         self.interactions = 0
         self.repeated: Counter[str] = Counter()  # rows of .user and .item whose id had one, by suffix
+        self.without_row: Counter[str] = Counter()  # users and items of .inter that got an empty one, by suffix
 
     def open(self, suffix: str, columns: dict[str, str]) -> Table:
         self.files[suffix] = Table(self.folder / f"{self._name}.{suffix}", columns)
@@ -167,6 +168,7 @@ class Tables:
             missing.pop(row[0], None)
 
         yield write
+        self.without_row[suffix] = len(missing)
         for identifier in missing:
             table.write((identifier, *((() if kind == "token_seq" else None) for kind in columns.values())))
 

@@ -86,6 +86,9 @@ def convert(
         if described is not None:
             of_ids = _Table(described, f"the table of {suffix}s", [key], None, encoding)
             _describe(suffix, of_ids, key, lines, tables, set(kinds))
+            if count := tables.without_row[suffix]:
+                known = len(tables.items if suffix == "item" else tables.users)
+                notes[f"{suffix}s that {of_ids.name} lacks"] = f"{count:,} of {known:,}"
     return {key: value for key, value in notes.items() if value}
 
 
