@@ -91,6 +91,17 @@ def test_side_tables_may_be_frames_and_columns_numbers(tmp_path):
         convert("lastfm", pd.DataFrame(), tmp_path, "h")
 
 
+@pytest.mark.parametrize("name", ["1e5", "123", "true", "a,b c"])
+def test_any_name_is_read_back(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    done = convert(
+        "csv", pd.DataFrame({"u": ["a"], "i": ["x"], "1e3": ["y"]}), "out", name, user="u", item="i", keep="1e3"
+    )
+    config = Config("BPR", config_file_list=[str(done.folder / f"{name}.yaml")])
+    assert config["dataset"] == name and config["load_col"] == {"inter": ["user_id", "item_id", "1e3"]}
+    assert create_dataset(config).inter_num == 1
+
+
 def test_repeated_rows_of_items_are_counted(tmp_path):
     items = written(tmp_path / "items.csv", "what,title\ni,One\ni,Two\nj,Three\n")
     done = convert(
