@@ -102,6 +102,18 @@ def test_any_name_is_read_back(tmp_path, monkeypatch, name):
     assert create_dataset(config).inter_num == 1
 
 
+def test_how_times_are_read_is_told(tmp_path):
+    for n, (when, told) in enumerate(
+        {
+            "2020-01-01": "dates without a zone, read as UTC",
+            "2020-01-01T00:00Z": "dates",
+            "20200101": "numbers such as 20200101, kept as seconds",
+        }.items()
+    ):
+        source = written(tmp_path / f"t{n}.csv", f"who,what,when\nu,i,{when}\n")
+        assert convert("csv", source, tmp_path, user="who", item="what", time="when").notes["times"] == told
+
+
 def test_repeated_rows_of_items_are_counted(tmp_path):
     items = written(tmp_path / "items.csv", "what,title\ni,One\ni,Two\nj,Three\n")
     done = convert(

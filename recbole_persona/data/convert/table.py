@@ -80,8 +80,8 @@ def convert(
     notes = {"columns left out": ", ".join(name for name in table.names if name not in named)}
     if dropped:
         notes["without a rating, dropped"] = dropped
-    if clock.kind == "date":
-        notes["times"] = "dates" + ("" if clock.zoned else " without a zone, read as UTC")
+    if clock.kind:
+        notes["times"] = clock.told()
     for suffix, described, key in (("item", items, item), ("user", users, user)):
         if described is not None:
             of_ids = _Table(described, f"the table of {suffix}s", [key], None, encoding)
@@ -259,12 +259,13 @@ class _Clock:
     """Times as seconds since 1970: all are numbers, which stay as they are, or all are ISO dates, with a zone or without.
 
     Attributes:
+        first: the first time, as it stands in the table.
         kind: ``number`` or ``date``, as the first time is.
         zoned: whether dates name a zone; else they are UTC.
     """
 
     def __init__(self):
-        self.kind, self.zoned = None, None
+        self.first, self.kind, self.zoned = None, None, None
 
     def seconds(self, text) -> str:
         date = _date(text)
@@ -276,7 +277,7 @@ class _Clock:
         kind = "number" if date is None else "date"
         zoned = date is not None and date.tzinfo is not None
         if self.kind is None:
-            self.kind, self.zoned = kind, zoned
+            self.first, self.kind, self.zoned = text.strip(), kind, zoned
         if kind != self.kind:
             raise BadLine(f"the time {text[:40]!r} is a {kind}, and the first one a {self.kind}")
         if zoned != self.zoned:
@@ -284,6 +285,12 @@ class _Clock:
         if date is None:
             return number_cell(value)
         return number_cell((date if zoned else date.replace(tzinfo=timezone.utc)).timestamp())
+
+    def told(self) -> str:
+        """How the times were read, in words."""
+        if self.kind == "number":
+            return f"numbers such as {self.first}, kept as seconds"
+        return "dates" if self.zoned else "dates without a zone, read as UTC"
 
 
 def _date(text) -> datetime | None:
