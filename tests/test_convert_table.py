@@ -168,7 +168,7 @@ def test_parquet(tmp_path):
 def test_tables_that_are_refused(tmp_path, text, options, why):
     with pytest.raises(UserError, match=why):
         convert("csv", written(tmp_path / "t.csv", text, "latin-1"), tmp_path / "out", **NAMES | options)
-    assert not (tmp_path / "out/t").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_odd_lines_are_left_out_by_number_wherever_batches_end(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -189,6 +189,7 @@ def replaced_together(folder: Path, name: str, manifest: dict):
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder; choose another --name or --out.")
+    made = not folder.parent.exists()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
@@ -217,6 +218,11 @@ def replaced_together(folder: Path, name: str, manifest: dict):
                 "another folder with --out, and start again."
             ) from None
         raise
+    finally:
+        if made and not folder.exists():  # refused: the folder of data sets goes, unless another process uses it by now
+            with suppress(OSError):
+                (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
+                folder.parent.rmdir()
 
 
 def _finish(tables, temporary, folder, name, manifest, old):
