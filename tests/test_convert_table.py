@@ -102,6 +102,19 @@ def test_any_name_is_read_back(tmp_path, monkeypatch, name):
     assert create_dataset(config).inter_num == 1
 
 
+def test_a_column_without_a_name_is_left_out_and_told(tmp_path):
+    """pandas writes such a one, its index, unless it is told not to."""
+    items = written(tmp_path / "items.csv", ",what,title\n0,i,One\n")
+    source = written(tmp_path / "t.csv", ",who,what,stars\n0,u,i,5\n")
+    done = convert("csv", source, tmp_path, user="who", item="what", keep="stars,", items=items)
+    assert lines_of(done) == ["user_id:token\titem_id:token\tstars:float", "u\ti\t5"]
+    assert lines_of(done, "item") == ["item_id:token\ttitle:token", "i\tOne"]
+    assert done.notes == {
+        "columns left out": "one without a name",
+        "columns of items.csv left out": "one without a name",
+    }
+
+
 def test_how_times_are_read_is_told(tmp_path):
     for n, (when, told) in enumerate(
         {

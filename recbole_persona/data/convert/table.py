@@ -16,6 +16,7 @@ MISSING = ("refuse", "drop", "empty")
 TYPES = ("token", "float", "token_seq")
 SEPARATORS = (",", "\t", ";", "|")
 SETTINGS = ("user", "item", "rating", "time", "keep", "missing_rating", "separator", "encoding")
+_NAMELESS = "one without a name"
 _FRAME_ROWS = 1 << 16  # taken from a DataFrame at a time
 
 
@@ -77,7 +78,7 @@ def convert(
     tables.open("inter", kinds)
     dropped = rows.interact(table.batches(), lines, table.name, tables, columns, table.width)
     named = {user, item, rating, time, *types}
-    notes = {"columns left out": ", ".join(name for name in table.names if name not in named)}
+    notes = {"columns left out": ", ".join(name or _NAMELESS for name in table.names if name not in named)}
     if dropped:
         notes["without a rating, dropped"] = dropped
     if clock.kind:
@@ -86,6 +87,8 @@ def convert(
         if described is not None:
             of_ids = _Table(described, f"the table of {suffix}s", [key], None, encoding)
             _describe(suffix, of_ids, key, lines, tables, set(kinds))
+            if "" in of_ids.names:  # as pandas writes its index
+                notes[f"columns of {of_ids.name} left out"] = _NAMELESS
             if count := tables.without_row[suffix]:
                 known = len(tables.items if suffix == "item" else tables.users)
                 notes[f"{suffix}s that {of_ids.name} lacks"] = f"{count:,} of {known:,}"
@@ -108,11 +111,12 @@ def _kept(keep) -> dict[str, str | None]:
     for entry in keep.split(",") if isinstance(keep, str) else map(str, keep or ()):
         name, _, kind = entry.rpartition(":") if entry.rpartition(":")[2] in TYPES else (entry, "", None)
         types[name.strip()] = kind
+    types.pop("", None)
     return types
 
 
 def _describe(suffix, table, key, lines, tables, taken) -> None:
-    typed = table.typed(dict.fromkeys(name for name in table.names if name != key))
+    typed = table.typed(dict.fromkeys(name for name in table.names if name not in ("", key)))
     names = {name: f"{suffix}_{_plain(name)}" if _plain(name) in taken else _plain(name) for name in typed}
     if len(set(names.values())) < len(names):
         raise UserError(f"Two columns of {table.name} have one name; rename one.")
