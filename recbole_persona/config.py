@@ -27,6 +27,7 @@ from recbole_persona.upstream import replace_everywhere
 
 _RecboleConfig = recbole_config.Config
 _EVAL_BATCH_SIZE = 4096  # RecBole's default
+_LISTS = ("benchmark_filename", "additional_feat_suffix")  # whose default is None
 _VISIBLE_AT_START = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
@@ -153,6 +154,11 @@ class Config(_RecboleConfig):
         self._leave_negatives_out()
         self.final_config_dict["metrics"] = [metric for metric, kind in zip(metrics, kinds) if kind == first]
         super()._set_default_parameters()
+        if self.final_config_dict.get("MODEL_INPUT_TYPE") is None and self.final_config_dict["train_neg_sample_args"]:
+            raise UserError(
+                f"loss_type of {self.model} is {self.final_config_dict['loss_type']!r}, for which no negatives can be "
+                "drawn; set it to BPR or CE, or train_neg_sample_args to None."
+            )
         self.final_config_dict["metrics"] = metrics
         self._check_passes(metrics, kinds)
         self._find_data()
@@ -160,8 +166,9 @@ class Config(_RecboleConfig):
     def _read_as_declared(self):
         """Lists without brackets (``NDCG,Recall``) where a list is declared, and intervals that read like lists, as text."""
         for key, value in self.external_config_dict.items():
-            if isinstance(self.internal_config_dict.get(key), list):
-                if isinstance(value, str) and "," in value:
+            undeclared = key in _LISTS or key.startswith("alias_of_")
+            if undeclared or isinstance(self.internal_config_dict.get(key), list):
+                if isinstance(value, str) and ("," in value or undeclared):
                     value = [literal(part.strip()) for part in value.split(",") if part.strip()]
                 value = list(value) if isinstance(value, tuple) else value
             elif key in INTERVALS and isinstance(value, list):  # RecBole reads [2,10] as a list, and then fails
@@ -179,10 +186,13 @@ class Config(_RecboleConfig):
         """
         values, key = self.final_config_dict, "train_neg_sample_args"
         self.notes = []
+        given = self.external_config_dict.get(key)
+        # RecBole refuses the word, and means None by it
+        if isinstance(given, dict) and str(given.get("distribution", "uniform")).lower() == "none":
+            values[key] = self.external_config_dict[key] = given = None
         if values["MODEL_TYPE"] != ModelType.SEQUENTIAL or values.get("loss_type") != "CE":
             return
-        given = self.external_config_dict.get(key)
-        if isinstance(given, dict) and str(given.get("distribution", "uniform")).lower() != "none":
+        if isinstance(given, dict):
             raise UserError(
                 f"{self.model} with loss_type CE compares each target with all items and reads no sampled negatives; "
                 f"leave {key} out, or set loss_type to BPR."

@@ -28,7 +28,9 @@ class Busy(UserError):
 
 def one_sentence(error: BaseException) -> str:
     """The text of somebody else's error as the end of a sentence of ours."""
-    text = " ".join(str(error).split()).strip(" .'\"")
+    text = " ".join(str(error).split()).strip(" .")
+    if text[:1] in ("'", '"') and text.count(text[0]) == 2 and text.endswith(text[0]):  # quotes around all of it
+        text = text[1:-1].strip(" .")
     if type(error) is KeyError and len(error.args) == 1:  # whose text is the key alone
         text = f"{str(error.args[0])!r} is looked up and is not there"
     return (re.sub(r"\. (?=[A-Z])", "; ", text) or type(error).__name__) + "."

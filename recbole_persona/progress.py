@@ -5,6 +5,7 @@ import sys
 from tqdm import tqdm
 
 SECONDS = 30  # between two lines, and before the first
+_PLURALS = {"B": "bytes", "batch": "batches"}
 
 
 class _Lines:
@@ -22,6 +23,7 @@ def progress(iterable=None, **options) -> tqdm:
     """As ``tqdm``; where the standard error is no terminal, one line every 30 seconds, and none of work that ends sooner."""
     if not sys.stderr.isatty():
         pace = {"delay": SECONDS, "mininterval": SECONDS, "maxinterval": SECONDS, "miniters": 1}
-        options |= pace | {"file": _Lines(), "leave": True}
-        options["bar_format"] = "{desc}: {n_fmt} of {total_fmt} {unit}s, {elapsed}{postfix}"
+        unit = options.get("unit", "step")
+        options |= pace | {"file": _Lines(), "leave": True, "unit": _PLURALS.get(unit, f"{unit}s")}
+        options["bar_format"] = "{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed}{postfix}"
     return tqdm(iterable, **options)

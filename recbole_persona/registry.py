@@ -201,7 +201,7 @@ def get_dataloader(config, phase: str):
     found = model_entry(config["model"])
     if phase == "train" and found and found[1].train_loader:
         return import_path(found[1].train_loader)
-    if phase == "train" and config["MODEL_TYPE"] == enum_type.ModelType.TRADITIONAL:
+    if phase == "train" and import_path("recbole_persona.unused:is_computed")(config):
         return import_path("recbole_persona.data.sampling:ComputedLoader")
     upstream = _upstream_get_dataloader(config, phase)
     return import_path(_EVALUATION_LOADERS[upstream.__name__]) if upstream.__name__ in _EVALUATION_LOADERS else upstream

@@ -68,7 +68,7 @@ def _reasons(config):
         yield ("LABEL_FIELD",), "neither its training nor this evaluation reads labels of the data"
     if not mentions(model, r"\brequire_pow\b"):
         yield ("require_pow",), ""
-    computed = kind == ModelType.TRADITIONAL or _has_no_loss(model)
+    computed = is_computed(config)
     if computed or kind == ModelType.DECISIONTREE:
         yield _OPTIMISER, "it has no optimiser"
     if computed:
@@ -144,6 +144,11 @@ def mentions(model_class, pattern: str) -> bool:
         if code is None or re.search(pattern, code):
             return True
     return False
+
+
+def is_computed(config) -> bool:
+    """Whether a model is computed from what was chosen, and not trained; NCEPLRec is, too, which RecBole does not call so."""
+    return config["MODEL_TYPE"] == ModelType.TRADITIONAL or _has_no_loss(getattr(config, "model_class", None))
 
 
 def _has_no_loss(model_class) -> bool:

@@ -369,7 +369,7 @@ def test_a_user_with_all_items_is_named(tmp_path):
     assert "negative for user 'u1', who has interacted with all 10 items" in said
 
 
-@pytest.mark.parametrize("model", ["EASE", "Pop", "ItemKNN"])
+@pytest.mark.parametrize("model", ["EASE", "Pop", "ItemKNN", "NCEPLRec"])
 def test_a_model_that_needs_no_negatives_takes_such_a_user(tmp_path, model):
     outcome = run(model, "tiny", config_dict=write_tiny(tmp_path, ALL_ITEMS))
     assert outcome["test_result"]["ndcg@3"] >= 0

@@ -166,6 +166,16 @@ REFUSED = {
         "by in the row 'M' names 'SASRec', which is no row",
     ),
     "re-ranking what does not run": ([BPR | {"status": "not run"}, MMR], {}, "whose status is not run"),
+    "a split without a test": (
+        [BPR],
+        {"protocol": PROTOCOL | {"eval_args": {"split": {"LS": "valid_only"}}}},
+        "A board compares its rows on the test part, and on tiny split in eval_args ({'LS': 'valid_only'}) leaves none",
+    ),
+    "a search without validation": (
+        [tuned()],
+        {"protocol": PROTOCOL | {"eval_args": {"split": {"RS": [0.8, 0, 0.2]}}}},
+        "A search compares its trials on the validation part",
+    ),
     "a search without end": ([tuned(trials=0)], {}, "trials in tune"),
     "a search with a typo": ([tuned(space={"learning_rte": [1]})], {}, "the nearest is 'learning_rate'"),
     "a search over nothing": (

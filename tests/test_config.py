@@ -392,6 +392,13 @@ def test_cross_entropy_takes_no_negatives_and_says_so():
     ]
     assert config("SASRec", train_neg_sample_args=None).notes == config("BPR").notes == []
     assert config("SASRec", loss_type="BPR")["train_neg_sample_args"]["distribution"] == "uniform"
+    for model in ("BPR", "SASRec"):  # RecBole refuses the word, and means None by it
+        assert (
+            config(model, train_neg_sample_args={"distribution": "none"})["train_neg_sample_args"]["distribution"]
+            == "none"
+        )
+    with pytest.raises(UserError, match=r"loss_type of SASRec is 'XX', for which no negatives .* to BPR or CE"):
+        config("SASRec", loss_type="XX")
     with pytest.raises(
         UserError, match=r"SASRec with loss_type CE .*; leave train_neg_sample_args out, or set loss_type"
     ):
@@ -405,6 +412,9 @@ def test_cross_entropy_takes_no_negatives_and_says_so():
         ({"topk": "5,10"}, [5, 10]),
         ({"topk": (5, 10)}, [5, 10]),
         ({"user_inter_num_interval": "[2,10]"}, "[2, 10]"),
+        ({"benchmark_filename": "train,test"}, ["train", "test"]),
+        ({"benchmark_filename": "train"}, ["train"]),
+        ({"alias_of_item_id": "item_id_list"}, ["item_id_list"]),
     ],
 )
 def test_values_are_read_as_their_defaults_are_declared(given, read):

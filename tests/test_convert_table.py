@@ -77,11 +77,82 @@ def test_a_frame_and_side_tables(tmp_path):
         convert("csv", frame, tmp_path, user="u", item="i")
 
 
+def test_side_tables_may_be_frames_and_columns_numbers(tmp_path):
+    items = pd.DataFrame({1: ["x", "y"], "title": ["One", None], "empty": [None, None]})
+    done = convert("csv", pd.DataFrame([["a", "x"], ["b", "y"]]), tmp_path, "f", user=0, item=1, items=items)
+    assert lines_of(done) == ["user_id:token\titem_id:token", "a\tx", "b\ty"]
+    assert lines_of(done, "item") == ["item_id:token\ttitle:token\tempty:token", "x\tOne\t", "y\t\t"]
+    items["title"] = "Two"  # nothing tells a frame from the one before
+    convert("csv", pd.DataFrame([["a", "x"], ["b", "y"]]), tmp_path, "f", user=0, item=1, items=items)
+    assert lines_of(done, "item")[1] == "x\tTwo\t"
+    with pytest.raises(UserError, match=r"the table of items has no column '1'; its columns are i"):
+        convert("csv", pd.DataFrame([["a", "x"]]), tmp_path, "g", user=0, item=1, items=pd.DataFrame({"i": ["x"]}))
+    with pytest.raises(UserError, match="converted with the form csv, not lastfm"):
+        convert("lastfm", pd.DataFrame(), tmp_path, "h")
+
+
+@pytest.mark.parametrize("name", ["1e5", "123", "true", "a,b c"])
+def test_any_name_is_read_back(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    done = convert(
+        "csv", pd.DataFrame({"u": ["a"], "i": ["x"], "1e3": ["y"]}), "out", name, user="u", item="i", keep="1e3"
+    )
+    config = Config("BPR", config_file_list=[str(done.folder / f"{name}.yaml")])
+    assert config["dataset"] == name and config["load_col"] == {"inter": ["user_id", "item_id", "1e3"]}
+    assert create_dataset(config).inter_num == 1
+
+
+def test_a_column_without_a_name_is_left_out_and_told(tmp_path):
+    """pandas writes such a one, its index, unless it is told not to."""
+    items = written(tmp_path / "items.csv", ",what,title\n0,i,One\n")
+    source = written(tmp_path / "t.csv", ",who,what,stars\n0,u,i,5\n")
+    done = convert("csv", source, tmp_path, user="who", item="what", keep="stars,", items=items)
+    assert lines_of(done) == ["user_id:token\titem_id:token\tstars:float", "u\ti\t5"]
+    assert lines_of(done, "item") == ["item_id:token\ttitle:token", "i\tOne"]
+    assert done.notes == {
+        "columns left out": "one without a name",
+        "columns of items.csv left out": "one without a name",
+    }
+
+
+def test_how_times_are_read_is_told(tmp_path):
+    for n, (when, told) in enumerate(
+        {
+            "2020-01-01": "dates without a zone, read as UTC",
+            "2020-01-01T00:00Z": "dates",
+            "20200101": "numbers such as 20200101, kept as seconds",
+        }.items()
+    ):
+        source = written(tmp_path / f"t{n}.csv", f"who,what,when\nu,i,{when}\n")
+        assert convert("csv", source, tmp_path, user="who", item="what", time="when").notes["times"] == told
+
+
+def test_repeated_rows_of_items_are_counted(tmp_path):
+    items = written(tmp_path / "items.csv", "what,title\ni,One\ni,Two\nj,Three\n")
+    done = convert(
+        "csv", written(tmp_path / "t.csv", "who,what\nu,i\n"), tmp_path, user="who", item="what", items=items
+    )
+    assert lines_of(done, "item")[1:] == ["i\tOne", "j\tThree"]
+    assert done.notes[".item: rows of an id that has one, left out"] == 1
+    assert "items that items.csv lacks" not in done.notes
+    done = convert(
+        "csv", written(tmp_path / "v.csv", "who,what\nu,i\nu,01\n"), tmp_path, user="who", item="what", items=items
+    )
+    assert done.notes["items that items.csv lacks"] == "1 of 2"
+
+
 def test_parquet(tmp_path):
     pytest.importorskip("pyarrow")
-    pd.DataFrame({"u": [1, 2], "i": [3, 4]}).to_parquet(tmp_path / "p.parquet")
-    done = convert("csv", tmp_path / "p.parquet", tmp_path, user="u", item="i")
-    assert lines_of(done)[1:] == ["1\t3", "2\t4"]
+    frame = pd.DataFrame({"u": [1, 2], "i": [b"3", "é".encode()]})
+    for place, stored in enumerate([frame, frame.set_index("u")]):
+        stored.to_parquet(tmp_path / f"p{place}.parquet")
+        done = convert("csv", tmp_path / f"p{place}.parquet", tmp_path, user="u", item="i")
+        assert lines_of(done)[1:] == ["1\t3", "2\té"]
+    with pytest.raises(UserError, match=r"q\.parquet is no Parquet file, or a damaged one"):
+        convert("csv", written(tmp_path / "q.parquet", "u,i\n"), tmp_path, user="u", item="i")
+    pd.DataFrame({"u": [1], "i": [b"\xff"]}).to_parquet(tmp_path / "r.parquet")
+    with pytest.raises(UserError, match=r"r\.parquet, line 1: the item .* a sign that is no character"):
+        convert("csv", tmp_path / "r.parquet", tmp_path, user="u", item="i")
 
 
 @pytest.mark.parametrize(
@@ -101,12 +172,16 @@ def test_parquet(tmp_path):
         ('who,what,stars,when\n"1\n2",2,3,4\n', {}, "line 2: the user .* holds a tab"),
         ('who,what,stars,when\n1,2,3,4\n1,"2,3,4\n1,2,3,4\n', {}, "line 3: is not CSV"),
         ("who,what,stars,when\n", {"missing_rating": "guess"}, "--missing-rating is one of"),
+        ("who,what,stars,when\n1,2,3,4\n", {"encoding": "klingon"}, "There is no encoding of texts 'klingon'"),
+        ("who,what,stars,when\n1,2,3,4\n", {"encoding": "hex"}, "There is no encoding of texts 'hex'"),
+        ("who,what,stars,when\n1,2,3,4\n", {"item": "who"}, "The column 'who' cannot hold both users and items"),
+        ("\xff", {"encoding": None}, "line 1: is no UTF-8 text at byte 1; name its encoding, such as"),
     ],
 )
 def test_tables_that_are_refused(tmp_path, text, options, why):
     with pytest.raises(UserError, match=why):
-        convert("csv", written(tmp_path / "t.csv", text), tmp_path / "out", **NAMES, **options)
-    assert not (tmp_path / "out/t").exists()
+        convert("csv", written(tmp_path / "t.csv", text, "latin-1"), tmp_path / "out", **NAMES | options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_odd_lines_are_left_out_by_number_wherever_batches_end(tmp_path, monkeypatch):

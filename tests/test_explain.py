@@ -252,6 +252,9 @@ def test_titles_of_other_files(tmp_path):
         item_texts(config(tmp_path, field_separator=","), class_field="class")
     file.write_text('item_id:token\ttitle:token_seq\na\t"""So"" she said"\nb\tmore\n')
     assert item_texts(config(tmp_path)).titles.to_dict() == {"a": '"So" she said', "b": "more"}
+    file.write_text('item_id:token\ttitle:token\tgenre:token_seq\n"""z"""\tLast\t"""new"" old"\n')  # an id in quotes
+    texts = item_texts(config(tmp_path))
+    assert texts.titles_of(['"z"']) == ["Last"] and texts.classes_of(['"z"']) == [('"new"', "old")]
     file.write_bytes(b"item_id:token\ttitle:token\na\t\xff\xfe\n")
     with pytest.raises(UserError, match="cannot be read for titles"):
         item_texts(config(tmp_path))

@@ -118,6 +118,18 @@ def test_scores(model, runs):
         assert score == pytest.approx(float(best.loc[best["item"] == item, "score"].iloc[0]), abs=1e-5)
 
 
+def test_a_text_or_a_number_is_one_id(runs, capsys):
+    loaded = recbole_persona.load(runs["AMPCF"])
+    for option in ("--item=i14", "--items=i14"):
+        assert main(["explain", f"--run={runs['AMPCF']}", "--user=u1", option, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == loaded.explain("u1", items="i14")
+    pd.testing.assert_frame_equal(loaded.recommend(history="i5", topk=3), loaded.recommend(history=["i5"], topk=3))
+    assert loaded.explain("u1", items="i14") == loaded.explain("u1", items=["i14"])
+    assert loaded.explain(history="i5", topk=2) == loaded.explain(history=["i5"], topk=2)
+    with pytest.raises(UserError, match=r"One user is explained at a time, and user is \['u1', 'u2'\]"):
+        loaded.explain(["u1", "u2"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -60,6 +60,7 @@ def test_names_that_are_near():
 def test_a_key_that_is_not_there_is_no_sentence_by_itself():
     assert one_sentence(KeyError("i77")) == "'i77' is looked up and is not there."
     assert one_sentence(KeyError(np.str_("e1"))) == "'e1' is looked up and is not there."
+    assert one_sentence(TypeError("no 'x' and 'y'")) == "no 'x' and 'y'." and one_sentence(ValueError("'x'")) == "x."
 
 
 SETTINGS = {
@@ -91,6 +92,11 @@ SETTINGS = {
         {"val_interval": {"rating": [3, 5]}},
         r"rating, a column of type float, must be an interval",
     ),
+    "a transform of no histories": (
+        {"transform": "crop_itemseq"},
+        "crop_itemseq changes histories, and BPR reads none",
+    ),
+    "an unknown transform": ({"transform": "crop"}, "transform must be one of mask_itemseq, "),
     "order by time": (
         {"load_col": {"inter": ["user_id", "item_id"]}, "eval_args": {"order": "TO"}},
         r"The TIME_FIELD is 'timestamp', and .* is not loaded; set "
@@ -105,6 +111,11 @@ def test_settings_that_cannot_be(tiny, settings, sentence):
     made = {key: value for key, value in made.items() if value is not ...}
     with pytest.raises(UserError, match=sentence):
         run("BPR", "tiny", config_dict=made)
+
+
+def test_a_transform_needs_its_share(tiny):
+    with pytest.raises(UserError, match="The transform mask_itemseq needs the share mask_ratio; set it"):
+        run("SASRec", "tiny", config_dict=tiny() | {"transform": "mask_itemseq"})
 
 
 def test_unload_col_without_load_col_loads_the_others(tiny):

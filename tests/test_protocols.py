@@ -8,6 +8,7 @@ import torch
 from evaluate_data import Personas, SequentialPersonas, prepared
 from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader
 from sklearn.metrics import log_loss, roc_auc_score
+from tiny import HEADER, refused, write_tiny
 
 from recbole_persona import run
 from recbole_persona.errors import UserError
@@ -411,3 +412,21 @@ def test_nobody_is_left(place):
     )
     with pytest.raises(UserError, match="No item is left to be a negative for user 'u"):
         list(test)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"eval_args": {"mode": "uni2"}},
+        {"eval_args": {"mode": "pop2"}},
+        {"metrics": ["NDCG", "AUC"], "value_mode": "uni2"},
+    ],
+    ids=["uni", "pop", "value"],
+)
+def test_nobody_is_left_is_said_before_a_run(tmp_path, capsys, how):
+    """EASE needs no negatives to be trained, but an evaluation against some does."""
+    everything = "".join(f"u0\ti{n}\t3\t{n}\n" for n in range(10))
+    settings = write_tiny(tmp_path, HEADER + "\n" + everything) | {"model": "EASE", "dataset": "tiny"} | how
+    del settings["embedding_size"], settings["epochs"]
+    assert "No item is left to be a negative for user 'u0'" in refused(capsys, "run", **settings)
+    assert not (tmp_path / "run").exists()

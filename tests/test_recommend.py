@@ -14,7 +14,7 @@ from recbole.utils.case_study import full_sort_scores
 
 import recbole_persona
 from recbole_persona.cli import main
-from recbole_persona.cli.recommend import read_users
+from recbole_persona.cli.recommend import listed, read_users
 from recbole_persona.data.latest_rows import next_rows
 from recbole_persona.errors import UserError
 from recbole_persona.runner import ranking
@@ -240,6 +240,9 @@ def test_a_user_who_is_held_out_entirely(tiny, tmp_path):
         ("AMPCF", {"history": []}, "No item of tiny is named"),
         ("AMPCF", {"users": ["u1"], "history": ["i5"]}, "users or a history, not both"),
         ("AMPCF", {"users": ["u1"], "topk": 0}, "topk is a number of items, 1 or more"),
+        ("AMPCF", {"users": ["u1"], "topk": 2.5}, "topk is a number of items, 1 or more, not 2.5"),
+        ("AMPCF", {"users": ["u1"], "topk": "3"}, "topk is a number of items, 1 or more, not '3'"),
+        ("AMPCF", {"history": "i99"}, "tiny has no item 'i99'"),
         ("AMPCF", {"users": ["u1"], "title_field": "heading"}, "tiny.item has no column 'heading'"),
         ("BPR", {"history": ["i5"]}, "BPR can recommend only to users that it was trained on"),
     ],
@@ -281,6 +284,15 @@ def test_files_of_users(text, tmp_path):
     file = tmp_path / "users"
     file.write_bytes(text.encode())
     assert read_users(file) == ["196", "186"]
+
+
+def test_ids_with_blanks(tmp_path):
+    assert listed('" lead", "trail ",u1') == [" lead", "trail ", "u1"] and listed(" u1 , u2 ") == ["u1", "u2"]
+    file = tmp_path / "users"
+    file.write_text('" lead"\n"trail "\n u1\n')
+    assert read_users(file) == [" lead", "trail ", "u1"]
+    file.write_text("user_id:token\tage:token\n lead\t3\ntrail \t4\n")  # an atomic file
+    assert read_users(file) == [" lead", "trail "]
 
 
 def test_ids_with_commas(tmp_path, capsys):

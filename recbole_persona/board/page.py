@@ -131,13 +131,13 @@ def _protocol(board, rows) -> str:
         )
     split = ", ".join(f"{key} {value}" for key, value in (judged.pop("split", None) or {}).items())
     seen = "seen items masked" if judged.pop("seen_items_masked", False) else "seen items not masked"
+    stop = f"training stops on {judged.pop('valid_metric', None)} of the validation part"
     lines.append(
         f"Split {split}, order {judged.pop('order', None)}, grouped by {judged.pop('group_by', None)}, `split_seed` "
-        f"{row['split_seed']}; ranking mode {judged.pop('mode', None)}, {seen}; training stops on "
-        f"{judged.pop('valid_metric', None)} of the validation part."
+        f"{row['split_seed']}; ranking mode {judged.pop('mode', None)}, {seen}; "
+        f"{'all epochs are trained' if known.get('valid') == 0 else stop}."
     )
-    for shown in ("metrics", "topk"):  # the tables show them
-        judged.pop(shown, None)
+    judged = {key: value for key, value in judged.items() if key not in ("metrics", "topk")}  # the tables show them
     lines.append(f"Seeds of the models: {_seeds(board, rows)}.")
     if negatives := judged.pop("negatives", None):
         lines.append(f"Negatives: {', '.join(f'{key} {value}' for key, value in negatives.items())}.")

@@ -4,6 +4,7 @@ from recbole.utils import argument_list
 
 from recbole_persona.board.specification import Board, Part, Row
 from recbole_persona.config import Config, literal, read_yaml
+from recbole_persona.data.missing_parts import why_lacking
 from recbole_persona.errors import UserError
 from recbole_persona.runner.training import protocol as described
 from recbole_persona.runs import plain_config
@@ -93,11 +94,17 @@ def check_configs(board: Board, part: Part, configs: dict[str, Config]) -> None:
         configs: a ``Config`` by row.
 
     Raises:
-        UserError: the first key in which a row differs from the first row, or a metric that nobody computes.
+        UserError: the first key in which a row differs from the first row, a split without a test part, or a metric
+            that nobody computes.
     """
     first = next(iter(configs))
     compare_protocols(part.dataset, {name: _values(config, KEYS) for name, config in configs.items()})
     compare_protocols(part.dataset, {name: described(config) for name, config in configs.items()})
+    if reason := why_lacking("test", configs[first]):
+        raise UserError(
+            f"A board compares its rows on the test part, and on {part.dataset} {reason} leaves none; give it a share, or "
+            "name its file in benchmark_filename."
+        )
     for picture in board.pictures:
         for key in ("metric", "x", "y"):
             _check_computed(configs[first], picture.get(key, board.primary))

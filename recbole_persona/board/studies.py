@@ -8,6 +8,7 @@ from recbole_persona.board.protocol import row_config, shared_settings
 from recbole_persona.board.specification import Board, Part, Row
 from recbole_persona.config import read_yaml
 from recbole_persona.errors import UserError
+from recbole_persona.runner import preflight
 from recbole_persona.runs import read_json
 from recbole_persona.search.space_files import read_space
 from recbole_persona.search.tuning import tune
@@ -24,9 +25,11 @@ _PASSED = (
 
 
 def check_search(board: Board, part: Part, row: Row) -> None:
-    """Refuse a search that could not begin: a space with a mistake, an unknown setting."""
+    """Refuse a search that could not begin: no validation part, a space with a mistake, an unknown setting."""
     try:
-        read_space(row.tune["space"], row.model).defaults(row_config(board, part, row))
+        config = row_config(board, part, row)
+        preflight.check_search(config)
+        read_space(row.tune["space"], row.model).defaults(config)
     except UserError as error:
         raise UserError(f"Row {row.name!r} on {part.dataset}: {error}") from error
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "export": "vectors of users, items and personas, for other programs",
     "tune": "search for the best settings",
     "leaderboard": "compare models under one protocol, with statistics, on a page",
-    "convert": "make atomic files from MovieLens, Amazon and sequence files",
+    "convert": "make atomic files of your own table (CSV, Parquet), MovieLens, Amazon and others",
     "doctor": "versions, what is repaired, what is missing",
 }
 EXAMPLES = {
@@ -154,7 +154,9 @@ def parse_settings(arguments: list[str]) -> dict:
         argument = rest.pop(0)
         key, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not key:
-            raise UserError(f"Cannot read {_without_urls(argument)!r}; write settings as --key=value.")
+            raise UserError(
+                f"Cannot read {_without_urls(argument)!r}; write settings as --key=value, lists as --key=[a,b]."
+            )
         if not equals and rest and _is_value(rest[0]):
             equals, value = True, rest.pop(0)
         value = typed(value) if equals else True

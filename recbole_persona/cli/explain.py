@@ -29,7 +29,7 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--skip_unknown", action="store_true", help="leave out items of --history that the data set lacks"
     )
-    parser.add_argument("--items", metavar="ID,ID", help="explain these items in place of the best")
+    parser.add_argument("--items", "--item", metavar="ID,ID", help="explain these items in place of the best")
     parser.add_argument("--topk", type=int, default=10, metavar="N", help="recommendations (10)")
     parser.add_argument("--title_field", metavar="NAME", help="column of the .item file that holds the titles")
     parser.add_argument(

@@ -15,7 +15,9 @@ def add_arguments(parser) -> None:
     add_run(parser)
     parser.add_argument("--task", default="explanation", help="what is asked for (explanation)")
     parser.add_argument("--user", metavar="ID,ID", help="external user ids, side by side with --item")
-    parser.add_argument("--item", metavar="ID,ID", help="external item ids; one user goes with all, one item too")
+    parser.add_argument(
+        "--item", "--items", metavar="ID,ID", help="external item ids; one user goes with all, one item too"
+    )
     parser.add_argument("--pairs", metavar="FILE", help="CSV, tab-separated or .jsonl with columns user and item")
     parser.add_argument("--split", metavar="PART", help="valid or test: its rows that have a text")
     parser.add_argument("--beams", type=int, metavar="N", help="beams of a sentence (the run's text_beams)")

@@ -70,15 +70,15 @@ def listed(text: str | None) -> list[str] | None:
 
 
 def _cells(line, where) -> list[str]:
-    """The cells of one line of CSV."""
+    """The cells of one line of CSV, without blanks around them but those within quotes."""
     try:
-        rows = list(csv.reader([line], skipinitialspace=True, strict=True))
+        rows = list(csv.reader([line.rstrip()], skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise UserError(
             f"Cannot read {where} ({one_sentence(error).rstrip('.')}); an id with a comma stands in double quotes, "
             "and a quote within these is written twice."
         ) from None
-    return [cell.strip() for row in rows for cell in row]
+    return [cell if '"' in line else cell.strip() for row in rows for cell in row]
 
 
 def read_users(file) -> list[str]:
@@ -97,7 +97,7 @@ def read_users(file) -> list[str]:
         raise UserError(f"{file} is not a text file in UTF-8.") from None
     lines = [line for line in lines if line.strip()]
     if lines and "\t" in lines[0]:
-        users = [line.partition("\t")[0].strip() for line in lines]
+        users = [line.partition("\t")[0] for line in lines]
     else:
         users = [_cells(line, f"{line!r} in {file}")[0] for line in lines]
     users = [user for user in users if user]

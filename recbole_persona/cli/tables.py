@@ -21,17 +21,21 @@ def print_result(result: dict, run_dir: str) -> None:
     """The result of a run: validation and test side by side, and where its folder is."""
     table = Table(title=f"{result['model']} on {result['dataset']}, seed {result['seed']}", title_justify="left")
     table.add_column("metric")
-    table.add_column("best valid", justify="right")
-    table.add_column("test", justify="right")
-    for metric, value in result["test"].items():
-        valid = result["best_valid"].get(metric)
-        table.add_row(metric, "" if valid is None else f"{valid:.4f}", f"{value:.4f}")
+    parts = {"best valid": result["best_valid"], "test": result["test"]}
+    for name in parts:
+        table.add_column(name, justify="right")
+    for metric in dict.fromkeys([*result["test"], *result["best_valid"]]):
+        values = [values.get(metric) for values in parts.values()]
+        table.add_row(metric, *("" if value is None else f"{value:.4f}" for value in values))
+    if not table.row_count:
+        table.add_row("none: there is no validation and no test part")
     console = Console()
     console.print(table)
     print_protocol(result["protocol"])
     seconds = result["seconds"]
+    epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
     console.print(
-        f"{result['epochs']} epochs; {result['n_trainable']:,} trainable parameters of {result['n_parameters']:,} in total; "
+        f"{epochs}; {result['n_trainable']:,} trainable parameters of {result['n_parameters']:,} in total; "
         "seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
         highlight=False,
     )

@@ -190,6 +190,8 @@ def _short(value) -> str:
 
 
 def _print_test(rows):
+    if not rows[0]["test"]:
+        return print("The data have no test part: the best settings are not tested.")
     cells = []
     for metric in rows[0]["test"]:
         values = [row["test"][metric] for row in rows]

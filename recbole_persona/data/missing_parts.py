@@ -58,12 +58,14 @@ def asks_for(part, config) -> bool:
     return share[PARTS.index(part)] > 0
 
 
-def lacks_validation(config) -> str | None:
-    """The setting that leaves no validation part, as text; None where there may be one."""
+def why_lacking(part, config) -> str | None:
+    """The setting that leaves no ``valid`` or ``test`` part, as text; None where there may be one."""
     if not config["benchmark_filename"]:
-        return None if asks_for("valid", config) else f"split in eval_args ({config['eval_args']['split']})"
-    name = part_files(config)[1]
-    return None if name in read_parts(config) else f"benchmark_filename ({config['benchmark_filename']})"
+        return None if asks_for(part, config) else f"split in eval_args ({config['eval_args']['split']})"
+    name = part_files(config)[PARTS.index(part)]
+    if name is None:
+        return f"benchmark_filename ({config['benchmark_filename']})"
+    return None if name in read_parts(config) else f"the empty file {part_path(config, name).name}"
 
 
 def tell_of_missing(config, loaders) -> None:

@@ -99,11 +99,12 @@ def item_texts(config, title_field=None, class_field=None) -> ItemTexts:
         )
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read for titles: {str(error).strip()}.") from None
+    for name in dict.fromkeys((item, *named)):
+        table[name] = table[name].map(unescaped if header[name] == TEXT else unquoted)
     table = table.drop_duplicates(item).set_index(item)
-    read = unescaped if title and header[title] == TEXT else unquoted
     lists = table[classes].str.split(config["seq_separator"]) if classes else pd.Series(dtype=object)
     return ItemTexts(
-        table[title].map(read).str.strip() if title else pd.Series(dtype=str),
+        table[title].str.strip() if title else pd.Series(dtype=str),
         lists.map(lambda names: tuple(name.replace("_", " ") for name in names if name)),
         TITLE_COLUMNS.get(title, CHOSE),
     )

@@ -59,7 +59,8 @@ class WindowTrainLoader(OrderedTrainLoader):
         rows = dataset.inter_feat
         if not isinstance(rows, HistoryRows):
             raise UserError(
-                f"{config['model']} trains on whole sequences, which ready-made lists (benchmark files) are not."
+                f"{config['model']} trains on whole sequences, which ready-made lists (benchmark_filename) are not: leave "
+                "benchmark_filename out and split by time, as in eval_args: {split: {LS: valid_and_test}, order: TO}."
             )
         self.histories, self.user_field = rows.histories, dataset.uid_field
         self._cut_windows(rows[END].numpy(), rows[dataset.uid_field].numpy(), longest, stride)

@@ -51,8 +51,29 @@ class SameNegatives(NegSampleEvalDataLoader):
             self.negatives = self._drawn()
         return super().__iter__()
 
+    def check(self) -> None:
+        """Refuse, before anything is drawn, a user for whom nothing is left to be a negative.
+
+        Raises:
+            UserError: names the user.
+        """
+        if self.times > 1 and self.sample_size:
+            self._sampled_lines()
+
     def _drawn(self):
-        dataset, sampler, number = self._dataset, self._sampler, self.neg_sample_num
+        dataset, number = self._dataset, self.neg_sample_num
+        users, items = (dataset.inter_feat[field] for field in (self.uid_field, self.iid_field))
+        lines, drawn = self._sampled_lines()
+        negatives = torch.empty(len(users), number, dtype=torch.int32 if dataset.item_num < 2**31 else torch.int64)
+        key = mixed(np.uint64(self.config["split_seed"])) + np.uint64(PHASES.index(self._sampler.phase))
+        for rows in torch.arange(len(users)).split(max(1, _CELLS // number)):
+            numbers = chances(key, users[rows].numpy(), items[rows].numpy(), number)
+            negatives[rows] = drawn.draw(lines[rows], torch.from_numpy(numbers)).to(negatives.dtype)
+        return negatives
+
+    def _sampled_lines(self):
+        """The line (R,) that each row draws from, and the :class:`NegativeSampler` of the lines."""
+        dataset, sampler = self._dataset, self._sampler
         users, items = (dataset.inter_feat[field] for field in (self.uid_field, self.iid_field))
         cases = torch.from_numpy(np.searchsorted(self.uid_list, users.numpy()))
         lines = torch.arange(len(users)) if excluded(self.config) == "target" else cases
@@ -68,12 +89,7 @@ class SameNegatives(NegSampleEvalDataLoader):
                 f"No item is left to be a negative for user {user!r}; leave such users out with user_inter_num_interval, "
                 "or set mask_history: False."
             )
-        negatives = torch.empty(len(users), number, dtype=torch.int32 if dataset.item_num < 2**31 else torch.int64)
-        key = mixed(np.uint64(self.config["split_seed"])) + np.uint64(PHASES.index(sampler.phase))
-        for rows in torch.arange(len(users)).split(max(1, _CELLS // number)):
-            numbers = chances(key, users[rows].numpy(), items[rows].numpy(), number)
-            negatives[rows] = drawn.draw(lines[rows], torch.from_numpy(numbers)).to(negatives.dtype)
-        return negatives
+        return lines, drawn
 
     def _not_drawn(self, lines, cases, items):
         """``(lines, items)``: pairs of a line (a row, or a user) and an item that it must not get."""

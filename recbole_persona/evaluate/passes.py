@@ -94,6 +94,20 @@ def passes(whole) -> list[Pass]:
     return made
 
 
+def check_negatives(config, loader) -> None:
+    """Refuse an evaluation that some user has no item left to be a negative for.
+
+    Raises:
+        UserError: names the user.
+    """
+    loaders = [loader]
+    if {EvaluatorType.RANKING, EvaluatorType.VALUE} <= set(kinds_of(config["metrics"])):
+        loaders.append(value_data(config, loader)[1])
+    for one in loaders:
+        if isinstance(one, SameNegatives):
+            one.check()
+
+
 def kinds_of(metrics) -> dict:
     """Metric names by type; ranking first, since RecBole's loaders are those of that pass, texts last."""
     kinds = {}

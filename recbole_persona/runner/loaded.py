@@ -256,6 +256,8 @@ class Loaded(_LoadedRun):
     def _one_person(self, user, history, skip_unknown):
         if (user is None) == (history is None):
             raise UserError("Name one user to explain for, or a history.")
+        if user is not None and not np.isscalar(user):
+            raise UserError(f"One user is explained at a time, and user is {user!r}; call explain for each.")
         return find_people(self, None if user is None else [user], history, skip_unknown)
 
     def _reasons(self):
@@ -277,5 +279,5 @@ def _list(ids):
 
 
 def _check_topk(topk):
-    if topk < 1:
-        raise UserError(f"topk is a number of items, 1 or more, not {topk}.")
+    if not isinstance(topk, (int, np.integer)) or topk < 1:
+        raise UserError(f"topk is a number of items, 1 or more, not {topk!r}.")

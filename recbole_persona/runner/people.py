@@ -78,18 +78,21 @@ def _with_history(loaded, ids):
 
 
 def internal_ids(dataset, field, tokens, what, skip_unknown=False) -> np.ndarray:
-    """Internal ids of external ones (str or int).
+    """Internal ids of external ones (str or int); a text or a number is one id.
 
     Raises:
         UserError: ids that the data set lacks (unless they are to be skipped), or none at all.
     """
     known = dataset.field2token_id[field]
-    tokens = [str(token) for token in tokens]
+    tokens = [str(token) for token in ([tokens] if np.isscalar(tokens) else tokens)]
     unknown = [token for token in tokens if not known.get(token)]  # 0 is padding
     if unknown and not skip_unknown:
         examples = list(known)[1:]
         near = nearest(unknown[0], examples, 3) if len(examples) < 10**5 else ""
-        hint = near or f"; it has {', '.join(examples[:3])} …"
+        hint = near or f"; it has {', '.join(map(repr, examples[:3]))} …"
+        whole = ",".join(tokens)
+        if len(tokens) > 1 and known.get(whole):
+            hint = f"; {whole!r} is one {what}: an id with a comma stands in double quotes"
         raise UserError(f"{dataset.dataset_name} has no {what} {names_of(unknown)}{hint}.")
     ids = np.array([known[token] for token in tokens if known.get(token)], dtype=np.int64)
     if not len(ids):

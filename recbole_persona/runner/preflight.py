@@ -8,26 +8,43 @@ from contextlib import contextmanager
 import torch
 from recbole.utils import ModelType, get_trainer
 
-from recbole_persona.data.missing_parts import lacks_validation
+from recbole_persona.data.missing_parts import why_lacking
 from recbole_persona.data.reads import NEGATIVES, lacks_labels, which_lacks
-from recbole_persona.errors import UserError, one_sentence
+from recbole_persona.errors import UserError, nearest, one_sentence
 from recbole_persona.settings import check_valid_metric
 from recbole_persona.train.steps import check_steps
 from recbole_persona.unused import mentions
 
+# RecBole's transforms of batches, and the share that each reads
+_TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "eta", "reorder_itemseq": "beta"}
+_TRANSFORMS |= {"inverse_itemseq": None, "user_defined": None}
 _OWN_CODE = ("recbole.model.", "recbole_persona.models.")
 
 
 def check_settings(config) -> None:
-    """What needs no data: the metric of early stopping, the steps of the optimiser, W&B.
+    """What needs no data: the metric of early stopping, the steps of the optimiser, the transform, W&B.
 
     Raises:
         UserError: one of these cannot work.
     """
     check_valid_metric(config)
     check_steps(config, get_trainer(config["MODEL_TYPE"], config["model"]))
+    if config["transform"] is not None:
+        _check_transform(config, config["transform"])
     if config["log_wandb"] and "wandb" not in sys.modules and importlib.util.find_spec("wandb") is None:
         raise UserError("log_wandb is True, and wandb is not installed: pip install wandb, or leave log_wandb out.")
+
+
+def _check_transform(config, name):
+    if name not in _TRANSFORMS:
+        raise UserError(
+            f"transform must be one of {', '.join(_TRANSFORMS)}; it is {name!r}{nearest(name, _TRANSFORMS)}."
+        )
+    if name != "user_defined" and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        raise UserError(f"The transform {name} changes histories, and {config['model']} reads none; leave it out.")
+    key = _TRANSFORMS[name]
+    if key and not isinstance(config[key], (int, float)):
+        raise UserError(f"The transform {name} needs the share {key}; set it, as {key}: 0.5.")
 
 
 def check_search(config) -> None:
@@ -37,7 +54,7 @@ def check_search(config) -> None:
         UserError: there is no validation part.
     """
     check_settings(config)
-    if reason := lacks_validation(config):
+    if reason := why_lacking("valid", config):
         raise UserError(
             f"A search compares its trials on the validation part, and {reason} leaves none; give it a share, as in "
             "eval_args: {split: {RS: [0.8, 0.1, 0.1]}}, or name its file in benchmark_filename."

@@ -20,6 +20,7 @@ from recbole_persona.data.checks import check_split, checked_reading, tell_of_nu
 from recbole_persona.data.missing_parts import tell_of_missing
 from recbole_persona.errors import Untrusted, UserError
 from recbole_persona.evaluate import metrics, protocols, text_metrics
+from recbole_persona.evaluate.passes import check_negatives
 from recbole_persona.evaluate.per_user import evaluate_with_table
 from recbole_persona.runner.loaded import Loaded
 from recbole_persona.runner.logs import epoch_bar, logging_to, quiet
@@ -162,6 +163,8 @@ def _run_in(folder, config, how, tested, callback, trust, named=True) -> dict:
         if not len(datasets[1]):
             check_without_validation(config, tested)
         tell_of_missing(config, loaders)
+        for loader in loaders[1:] if tested else loaders[1:2]:
+            check_negatives(config, loader)
         given = deepcopy(config)  # a model may change its own
         with explained(config, dataset):
             model = _model(config, datasets[0])
@@ -380,7 +383,7 @@ def evaluate_run(run_dir, config_dict=None, trust=False):
             trainer.eval_collector.data_collect(loaded.train_data)
         found, table = evaluate_with_table(trainer, loaded.test_data, load_best_model=False, show_progress=False)
     if found is None:
-        raise UserError(f"The data set {loaded.config['dataset']!r} has no test part; split in eval_args leaves none.")
+        raise UserError(f"The run in {run_dir} has no test part: its split leaves nothing to test on.")
     return found, table
 
 

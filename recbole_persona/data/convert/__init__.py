@@ -72,22 +72,25 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
         on_error: ``refuse`` (a bad line ends it, nothing is written) or ``keep`` (bad lines are left out and counted).
         nouns: for ``reviews``, what tells nouns from other words: ``wordnet`` or ``patterns``; the first if installed when None.
         keys: for ``reviews``, names of keys by ``user``, ``item``, ``text``, ``rating``, ``time``; else Amazon's.
-        options: further input files, as the ``inputs`` of the form takes them; for ``csv`` also what ``table.convert`` takes.
+        options: further input files, as the ``inputs`` of the form takes them; for ``csv`` also DataFrames, and what
+            ``table.convert`` takes.
 
     Raises:
         UserError: a bad line, a missing or damaged file, a full disk; what stood in the folder is whole.
     """
-    module, is_frame = FORMS[form], form == "csv" and isinstance(source, pd.DataFrame)
-    source = source if is_frame else Path(source)
+    module, source = FORMS[form], _input(source)
     options = {key: value for key, value in options.items() if value is not None}
     settings = {key: options.pop(key) for key in getattr(module, "SETTINGS", ()) if key in options}
-    files = {key: Path(path) for key, path in options.items()}
+    files = {key: _input(given) for key, given in options.items()}
+    frames = [given for given in (source, *files.values()) if isinstance(given, pd.DataFrame)]
+    if frames and form != "csv":
+        raise UserError(f"A DataFrame is converted with the form csv, not {form}.")
     if on_error not in ("refuse", "keep"):
         raise UserError(f"--on-error is refuse or keep, not {on_error!r}.")
     if form == "reviews":
         keys = {key: name for key, name in (keys or {}).items() if name is not None}
         settings = {"nouns": lexicon.chosen(nouns), **({"keys": keys} if keys else {})}
-    if is_frame and not name:
+    if isinstance(source, pd.DataFrame) and not name:
         raise UserError("Name the data set that is made of a DataFrame, as name='shop'.")
     name = _checked_name(name or _stem(source))
     folder = Path(out) / name
@@ -102,11 +105,11 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
             "on_error": on_error,
             "out": str(out),
             **settings,
-            **{key: path.name for key, path in files.items()},
+            **{key: given.name for key, given in files.items() if isinstance(given, Path)},
         },
         "inputs": [{"file": path.name, **fingerprint(path)} for path in inputs],
     }
-    old = None if is_frame else read_manifest(folder, name)
+    old = None if frames else read_manifest(folder, name)
     if old and all(old.get(key) == value for key, value in manifest.items()) and is_whole(folder, old):
         return Conversion(folder, **old["result"], fresh=False)
     lines = Lines(on_error == "keep")
@@ -114,7 +117,10 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
         notes = module.convert(source, lines, tables, **settings, **files)
         if not tables.interactions:
             why = f" (the first bad line: {lines.left_out[0]})" if lines.left_out else ""
-            raise UserError(f"{source} holds no interaction that can be read{why}; nothing was written.")
+            what = source if isinstance(source, Path) else "The table"
+            raise UserError(f"{what} holds no interaction that can be read{why}; nothing was written.")
+        for suffix, count in tables.repeated.items():
+            notes = {**(notes or {}), f".{suffix}: rows of an id that has one, left out": count}
         result = manifest["result"] = {
             "users": len(tables.users),
             "items": len(tables.items),
@@ -126,6 +132,10 @@ def convert(form, source, out="dataset", name=None, on_error="refuse", nouns=Non
         }
         run_settings.write(tables.folder / f"{name}.yaml", name, str(out), result["columns"], form)
     return Conversion(folder, **manifest["result"], fresh=True)
+
+
+def _input(given):
+    return given if isinstance(given, pd.DataFrame) else Path(given)
 
 
 def _stem(source) -> str:

@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -128,6 +128,8 @@ class Tables:
         self.users: Counter[str] = Counter()  # interactions by id, in the order of their first
         self.items: Counter[str] = Counter()
         self.interactions = 0
+        self.repeated: Counter[str] = Counter()  # rows of .user and .item whose id had one, by suffix
+        self.without_row: Counter[str] = Counter()  # users and items of .inter that got an empty one, by suffix
 
     def open(self, suffix: str, columns: dict[str, str]) -> Table:
         self.files[suffix] = Table(self.folder / f"{self._name}.{suffix}", columns)
@@ -158,12 +160,15 @@ class Tables:
         written = set()
 
         def write(row):
-            if row[0] not in written:
-                table.write(row)
-                written.add(row[0])
-                missing.pop(row[0], None)
+            if row[0] in written:
+                self.repeated[suffix] += 1
+                return
+            table.write(row)
+            written.add(row[0])
+            missing.pop(row[0], None)
 
         yield write
+        self.without_row[suffix] = len(missing)
         for identifier in missing:
             table.write((identifier, *((() if kind == "token_seq" else None) for kind in columns.values())))
 
@@ -184,6 +189,7 @@ def replaced_together(folder: Path, name: str, manifest: dict):
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, not a folder; choose another --name or --out.")
+    made = not folder.parent.exists()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
@@ -212,6 +218,11 @@ def replaced_together(folder: Path, name: str, manifest: dict):
                 "another folder with --out, and start again."
             ) from None
         raise
+    finally:
+        if made and not folder.exists():  # refused: the folder of data sets goes, unless another process uses it by now
+            with suppress(OSError):
+                (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
+                folder.parent.rmdir()
 
 
 def _finish(tables, temporary, folder, name, manifest, old):

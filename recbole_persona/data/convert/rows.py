@@ -245,7 +245,10 @@ def _chunks(path, encoding) -> Iterator[list[str]]:
     path, count = Path(path), 0
     with opened(path) as raw, progress(path) as bar:
         plain = gzip.GzipFile(fileobj=raw) if is_gzip(path) else raw
-        text = TextIOWrapper(plain, encoding, "surrogateescape", newline="\n")
+        try:
+            text = TextIOWrapper(plain, encoding, "surrogateescape", newline="\n")
+        except LookupError:
+            raise UserError(f"There is no encoding of texts {encoding!r}; name one such as utf-8 or latin-1.") from None
         try:
             while chunk := text.readlines(CHARACTERS):
                 count += len(chunk)

@@ -1,11 +1,23 @@
 """``NAME.yaml`` beside the atomic files: the settings with which a run reads them."""
 
+import re
 from pathlib import Path
 
 import yaml
 
 # What a user wrote, or what is known only after the interaction, and texts that are another name of the item: not loaded
 UNLOADED = {"summary", "review", "helpful", "votes", "verified", "movie_title", "title", "artist_name", "zip_code"}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that begin like a number: RecBole reads ``1e5`` as one, where YAML 1.1 does not."""
+
+
+def _text(dumper, text):
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if re.match(r"[-+.\d]", text) else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def write(file: Path, name: str, out: str, columns: dict[str, list[str]], form: str) -> None:
@@ -31,4 +43,4 @@ def write(file: Path, name: str, out: str, columns: dict[str, list[str]], form: 
     text = "# Made by recbole-persona convert, which writes it again; settings of your own go into another file.\n"
     if unloaded:
         text += f"# Not loaded; name in load_col what a model shall read: {', '.join(dict.fromkeys(unloaded))}\n"
-    file.write_text(text + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    file.write_text(text + yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -16,10 +16,11 @@ MISSING = ("refuse", "drop", "empty")
 TYPES = ("token", "float", "token_seq")
 SEPARATORS = (",", "\t", ";", "|")
 SETTINGS = ("user", "item", "rating", "time", "keep", "missing_rating", "separator", "encoding")
+_NAMELESS = "one without a name"
 _FRAME_ROWS = 1 << 16  # taken from a DataFrame at a time
 
 
-def inputs(source, items: Path | None = None, users: Path | None = None) -> list[Path]:
+def inputs(source, items=None, users=None) -> list[Path]:
     return [path for path in (source, items, users) if isinstance(path, Path)]
 
 
@@ -41,7 +42,7 @@ def convert(
     """Write ``.inter``, and with tables of items and users ``.item`` and ``.user``.
 
     Args:
-        source: a path, or a DataFrame.
+        source: a path, or a DataFrame, as are ``items`` and ``users``.
         user, item, rating, time: names of columns; the first two are needed.
         keep: further columns that are written, ``NAME`` or ``NAME:TYPE``.
         missing_rating: what a row without a rating does: ``refuse``, ``drop`` or ``empty`` (an empty cell).
@@ -51,12 +52,15 @@ def convert(
     Returns:
         Which columns were left out, and how many rows were dropped.
     """
+    user, item, rating, time = (None if name is None else str(name) for name in (user, item, rating, time))
     if not user or not item:
         raise UserError("Name the columns of users and items, as --user=user_id --item=item_id.")
+    if user == item:
+        raise UserError(f"The column {user!r} cannot hold both users and items; name two.")
     if missing_rating not in MISSING:
         raise UserError(f"--missing-rating is one of {', '.join(MISSING)}, not {missing_rating!r}.")
     types = _kept(keep)
-    table = _Table(source, [user, item], separator, encoding)
+    table = _Table(source, "the table", [user, item], separator, encoding)
     clock = _Clock()
     columns = [_ids(table.place(user), "user"), _ids(table.place(item), "item")]
     kinds = {"user_id": "token", "item_id": "token"}
@@ -74,14 +78,20 @@ def convert(
     tables.open("inter", kinds)
     dropped = rows.interact(table.batches(), lines, table.name, tables, columns, table.width)
     named = {user, item, rating, time, *types}
-    notes = {"columns left out": ", ".join(name for name in table.names if name not in named)}
+    notes = {"columns left out": ", ".join(name or _NAMELESS for name in table.names if name not in named)}
     if dropped:
         notes["without a rating, dropped"] = dropped
-    if clock.kind == "date":
-        notes["times"] = "dates" + ("" if clock.zoned else " without a zone, read as UTC")
-    for suffix, path, key in (("item", items, item), ("user", users, user)):
-        if path is not None:
-            _describe(suffix, _Table(path, [key], None, encoding), key, lines, tables, set(kinds))
+    if clock.kind:
+        notes["times"] = clock.told()
+    for suffix, described, key in (("item", items, item), ("user", users, user)):
+        if described is not None:
+            of_ids = _Table(described, f"the table of {suffix}s", [key], None, encoding)
+            _describe(suffix, of_ids, key, lines, tables, set(kinds))
+            if "" in of_ids.names:  # as pandas writes its index
+                notes[f"columns of {of_ids.name} left out"] = _NAMELESS
+            if count := tables.without_row[suffix]:
+                known = len(tables.items if suffix == "item" else tables.users)
+                notes[f"{suffix}s that {of_ids.name} lacks"] = f"{count:,} of {known:,}"
     return {key: value for key, value in notes.items() if value}
 
 
@@ -98,14 +108,15 @@ def _id(text, what) -> str:
 
 def _kept(keep) -> dict[str, str | None]:
     types = {}
-    for entry in keep.split(",") if isinstance(keep, str) else keep or ():
+    for entry in keep.split(",") if isinstance(keep, str) else map(str, keep or ()):
         name, _, kind = entry.rpartition(":") if entry.rpartition(":")[2] in TYPES else (entry, "", None)
         types[name.strip()] = kind
+    types.pop("", None)
     return types
 
 
 def _describe(suffix, table, key, lines, tables, taken) -> None:
-    typed = table.typed(dict.fromkeys(name for name in table.names if name != key))
+    typed = table.typed(dict.fromkeys(name for name in table.names if name not in ("", key)))
     names = {name: f"{suffix}_{_plain(name)}" if _plain(name) in taken else _plain(name) for name in typed}
     if len(set(names.values())) < len(names):
         raise UserError(f"Two columns of {table.name} have one name; rename one.")
@@ -123,10 +134,10 @@ def _describe(suffix, table, key, lines, tables, taken) -> None:
 class _Table:
     """A table of which the names of the columns are known; its rows are read as often as one likes."""
 
-    def __init__(self, source, needed, separator, encoding):
+    def __init__(self, source, name, needed, separator, encoding):
         self._frame, self._path, self._encoding = None, source, encoding
         if isinstance(source, pd.DataFrame):
-            self._frame, self.name = source, "the table"
+            self._frame, self.name = source, name  # a file has its own
         elif source.suffix == ".parquet":
             self._frame, self.name = _parquet(source), source.name
         else:
@@ -159,15 +170,17 @@ class _Table:
     def typed(self, types) -> dict[str, str]:
         """Types of columns; where None is given the content tells: numbers, names with ``|`` between, or else tokens."""
         unknown = {name: self.place(name) for name, kind in types.items() if kind is None}
-        floats, lists = set(unknown), set()
+        floats, lists, filled = set(unknown), set(), set()
         for batch in self.batches() if unknown else ():
             good = [row for row in batch.rows if not isinstance(row, BadLine) and len(row) == self.width]
             for name, place in unknown.items():
-                for text in {row[place] for row in good}:
-                    if text and not _NUMBER.fullmatch(text):
+                for text in filter(None, {row[place] for row in good}):
+                    filled.add(name)
+                    if not _NUMBER.fullmatch(text):
                         floats.discard(name)
                     if "|" in text:
                         lists.add(name)
+        floats &= filled  # a column without a value has no mean
         found = {name: "float" if name in floats else "token_seq" if name in lists else "token" for name in unknown}
         for name in types:
             self.place(name)
@@ -179,11 +192,12 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")  #
 
 def _parquet(path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(path)
     except ImportError:
         raise UserError('Parquet needs pyarrow; install it with pip install "recbole_persona[parquet]".') from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as Parquet: {type(error).__name__}.") from None
+        raise UserError(f"{path} is no Parquet file, or a damaged one ({type(error).__name__}).") from None
+    return frame.reset_index() if any(frame.index.names) else frame  # pandas writes a named index as a column
 
 
 def _texts(column) -> list[str]:
@@ -198,6 +212,8 @@ def _is_list(value) -> bool:
 
 
 def _as_text(value) -> str:
+    if isinstance(value, bytes):  # Parquet has columns of bytes; those that are no text are refused as ids
+        return value.decode("utf-8", "surrogateescape")
     if _is_list(value):
         return "|".join(map(str, value))
     return number_cell(value) if isinstance(value, float) and abs(value) < float("inf") else str(value)
@@ -209,6 +225,8 @@ def _header(path, needed, separator, encoding) -> tuple[str, list[str]]:
     if named is not None and (len(named) != 1 or named in '"\r\n'):
         raise UserError(f"--separator is one sign or tab, not {separator!r}.")
     batch = next(rows.read(path, "\t", encoding, quotes=False), None)
+    if batch and isinstance(batch.rows[0], BadLine):
+        raise UserError(f"{path}, line 1: {batch.rows[0]}; name its encoding, such as --encoding=utf-16.")
     line = "\t".join(batch.rows[0]) if batch else ""
     if not line.strip():
         raise UserError(f"{path} must begin with a line that names its columns.")
@@ -245,12 +263,13 @@ class _Clock:
     """Times as seconds since 1970: all are numbers, which stay as they are, or all are ISO dates, with a zone or without.
 
     Attributes:
+        first: the first time, as it stands in the table.
         kind: ``number`` or ``date``, as the first time is.
         zoned: whether dates name a zone; else they are UTC.
     """
 
     def __init__(self):
-        self.kind, self.zoned = None, None
+        self.first, self.kind, self.zoned = None, None, None
 
     def seconds(self, text) -> str:
         date = _date(text)
@@ -262,7 +281,7 @@ class _Clock:
         kind = "number" if date is None else "date"
         zoned = date is not None and date.tzinfo is not None
         if self.kind is None:
-            self.kind, self.zoned = kind, zoned
+            self.first, self.kind, self.zoned = text.strip(), kind, zoned
         if kind != self.kind:
             raise BadLine(f"the time {text[:40]!r} is a {kind}, and the first one a {self.kind}")
         if zoned != self.zoned:
@@ -270,6 +289,12 @@ class _Clock:
         if date is None:
             return number_cell(value)
         return number_cell((date if zoned else date.replace(tzinfo=timezone.utc)).timestamp())
+
+    def told(self) -> str:
+        """How the times were read, in words."""
+        if self.kind == "number":
+            return f"numbers such as {self.first}, kept as seconds"
+        return "dates" if self.zoned else "dates without a zone, read as UTC"
 
 
 def _date(text) -> datetime | None:
