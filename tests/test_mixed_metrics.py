@@ -178,7 +178,7 @@ def test_modes_that_cannot_work_are_refused(folder, change):
 
 def test_labels_that_are_not_there(folder):
     *_, test, _, trainer = prepared(Personas, folder, **{**MIXED, "value_mode": "labeled"})
-    with pytest.raises(UserError, match="needs the column 'label'"):
+    with pytest.raises(UserError, match="has no column 'label'"):
         trainer.evaluate(test, load_best_model=False)
 
 
