@@ -1,16 +1,17 @@
 """CPU seconds of ``convert`` on a table of ratings, beside pandas' ``read_csv`` and ``to_csv`` on the same file.
 
-python benchmarks/convert.py [--rows=1000000] [--repeats=5]
+Run: ``python benchmarks/convert.py [--rows=1000000] [--repeats=5]``
 """
 
 import argparse
+import shutil
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from timing import in_turn, quotients, row, write
 
 from recbole_persona.data.convert import convert
 
@@ -26,21 +27,25 @@ def main() -> None:
         folder = Path(folder)
         source = folder / "ratings.csv"
         _table(arguments.rows).to_csv(source, index=False)
-        ways = {
-            "pandas": lambda place: pd.read_csv(source).to_csv(folder / f"{place}.tsv", sep="\t", index=False),
-            "convert csv": lambda place: convert("csv", source, folder, f"table-{place}", **COLUMNS),
-            "convert movielens": lambda place: convert("movielens", folder, folder, f"movielens-{place}"),
+
+        def converted(form, path, **columns):
+            shutil.rmtree(folder / "out", ignore_errors=True)  # what was converted is not converted again
+            convert(form, path, folder / "out", "made", **columns)
+
+        functions = {
+            "pandas": lambda: pd.read_csv(source).to_csv(folder / "table.tsv", sep="\t", index=False),
+            "csv": lambda: converted("csv", source, **COLUMNS),
+            "movielens": lambda: converted("movielens", folder),
         }
-        seconds = {name: [] for name in ways}
-        for place in range(arguments.repeats):  # in turn, so that what else the machine does meets all of them
-            for name, way in ways.items():
-                begin = time.process_time()
-                way(place)
-                seconds[name].append(time.process_time() - begin)
-    print(f"{arguments.rows:,} rows, CPU seconds: median (least to most); speed beside pandas in the same turn")
-    for name, values in seconds.items():
-        ratio = statistics.median(reference / value for reference, value in zip(seconds["pandas"], values))
-        print(f"{name:18} {statistics.median(values):6.2f} ({min(values):.2f} to {max(values):.2f})  {ratio:.2f}")
+        seconds = in_turn(functions, arguments.repeats)
+    rows = []
+    for form in ("csv", "movielens"):
+        ratio = quotients(seconds["pandas"], seconds[form])
+        measured = {name: round(statistics.median(seconds[name]), 2) for name in ("pandas", form)}
+        sizes = {"rows": arguments.rows, "seconds": measured}
+        claim = f"speed of convert {form} beside reading and writing by pandas, at least 0.5"
+        rows.append(row(claim, "pandas.read_csv and to_csv", ratio, arguments.repeats, sizes))
+    write(__file__, rows)
 
 
 def _table(rows) -> pd.DataFrame:

@@ -263,6 +263,8 @@ def test_the_printed_command_works(tmp_path, monkeypatch, capsys, form, model):
         line.removeprefix("train on it: ") for line in printed.splitlines() if line.startswith("train on it: ")
     )
     assert command.startswith("recbole-persona run ") and command.endswith("--model=AMPCF")
+    with (tmp_path / shlex.split(command)[2].removeprefix("--config_files=")).open("a") as file:
+        file.write("epochs: 1\n")  # the line is what is tested
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     source = str(Path(__file__).parent.parent)
     done = subprocess.run(

@@ -34,6 +34,7 @@ def test_the_notebook_has_the_text_of_the_page():
     ], advice
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_in_an_empty_folder(tmp_path):
     cells = QUICKSTART["notebook"](QUICKSTART["PAGE"].read_text(encoding="utf-8"))
     QUICKSTART["execute"](cells, tmp_path)

@@ -15,9 +15,9 @@ import resume_runs
 
 REPORT = Path(__file__).parent.parent / "docs" / "upstream_resume.json"
 
-# One of each kind of state: none; three optimisers, one of them rebound; clusters found before the epoch; a counter;
-# tables written in place; loaders within a loader; a GRU's second list of its weights; three stages.
-KINDS = ["BPR", "RecVAE", "NCL", "MultiVAE", "DiffRec", "KTUP", "GRU4Rec", "RaCT"]
+# Kinds of state: three optimisers, one of them rebound; clusters found before the epoch; tables written in place; a GRU's
+# second list of its weights. The long test has the others.
+KINDS = ["RecVAE", "NCL", "DiffRec", "GRU4Rec"]
 
 
 def test_each_kind_of_state_resumes_to_the_same_bits(tmp_path):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from tiny import write_tiny
 
 from recbole_persona import run
 from recbole_persona.errors import UserError
@@ -15,18 +16,17 @@ SHORT = {"epochs": 2, "train_batch_size": 8192, "metrics": ["NDCG", "Recall"]}
 
 
 def test_a_run_without_its_test_part(tmp_path):
-    folder = tmp_path / "run"
-    settings = {**SHORT, "run_dir": str(folder)}
-    outcome = run("AMPCF", "ml-100k", config_dict=settings, tested=False)
+    folder, settings = tmp_path / "run", write_tiny(tmp_path) | {"epochs": 2}
+    outcome = run("AMPCF", "tiny", config_dict=settings, tested=False)
     result, table = outcome["result"], RunFolder(folder).per_user()
     assert result["test"] == {} and outcome["test_result"] == {}
     # the rows are the validation users', and their mean is the best validation result
-    assert table["ndcg@10"].mean() == pytest.approx(result["best_valid"]["ndcg@10"], abs=1e-4)
+    assert table["ndcg@3"].mean() == pytest.approx(result["best_valid"]["ndcg@3"], abs=1e-4)
     with pytest.raises(UserError, match="was not tested"):
-        run("AMPCF", "ml-100k", config_dict=settings)
-    assert run("AMPCF", "ml-100k", config_dict=settings, tested=False)["result"] == result
-    tested = run("AMPCF", "ml-100k", config_dict={**settings}, rerun=True)["result"]
-    assert tested["best_valid"] == result["best_valid"] and tested["test"]["ndcg@10"] > 0
+        run("AMPCF", "tiny", config_dict=settings)
+    assert run("AMPCF", "tiny", config_dict=settings, tested=False)["result"] == result
+    tested = run("AMPCF", "tiny", config_dict={**settings}, rerun=True)["result"]
+    assert tested["best_valid"] == result["best_valid"] and tested["test"]["ndcg@3"] > 0
 
 
 def test_the_callback_sees_every_validation_and_may_stop(tmp_path):
@@ -40,14 +40,14 @@ def test_the_callback_sees_every_validation_and_may_stop(tmp_path):
         if epoch == 2:
             raise Enough
 
-    settings = {**SHORT, "epochs": 5, "run_dir": str(tmp_path / "run")}
+    settings = write_tiny(tmp_path) | {"epochs": 5}
     with pytest.raises(Enough):
-        run("AMPCF", "ml-100k", config_dict=settings, callback=stop_at_third)
+        run("AMPCF", "tiny", config_dict=settings, callback=stop_at_third)
     assert [epoch for epoch, _ in seen] == [0, 1, 2] and all(np.isfinite(score) for _, score in seen)
     again = []
-    resumed = run("AMPCF", "ml-100k", config_dict=settings, resume=True, callback=lambda *pair: again.append(pair))
+    resumed = run("AMPCF", "tiny", config_dict=settings, resume=True, callback=lambda *pair: again.append(pair))
     assert again[0] == seen[-1] and again[-1][0] == 4  # the third epoch once more, to the same bits
-    whole = run("AMPCF", "ml-100k", config_dict={**settings, "run_dir": str(tmp_path / "whole")})
+    whole = run("AMPCF", "tiny", config_dict={**settings, "run_dir": str(tmp_path / "whole")})
     assert whole["result"]["test"] == resumed["result"]["test"]
 
 

@@ -76,6 +76,7 @@ def test_a_finalist_equals_a_search_with_its_seed(selected, tmp_path):
         assert each["scores"][1] == scores[each["params"]["skill"]]
 
 
+@pytest.mark.slow
 def test_two_workers_choose_alike(selected, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     _, place = selected

@@ -301,13 +301,13 @@ def test_more_trials_and_more_seeds(search):
 
 
 def test_a_timeout_begins_no_trial(search):
-    options = {"sampler": "random", "trials": 30, "pruner": "none"}
-    found = search(**options, timeout=2)
+    slow, options = {"pause": 0.1}, {"sampler": "random", "trials": 30, "pruner": "none"}
+    found = search(slow, **options, timeout=3)
     first = found["budget"]["trials"]
     assert 1 <= first < 30
     assert {trial.state.name for trial in loaded(found).trials} == {"COMPLETE"}
-    assert search(**options, timeout=2, resume=True) == found  # complete all the same
-    assert search(**options, timeout=1, resume=True)["budget"]["trials"] > first
+    assert search(slow, **options, timeout=3, resume=True) == found  # complete all the same
+    assert search(slow, **options, timeout=1, resume=True)["budget"]["trials"] > first
 
 
 def begun(search, **options):

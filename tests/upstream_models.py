@@ -99,6 +99,8 @@ def stages(name) -> list[tuple[str, dict]]:
     result = []
     for stage in own if isinstance(own, list) else [own]:
         model = stage.get("model", name.split("-")[0])
+        if "recbole_persona" not in sys.modules:  # which alone reads recbole:DIN
+            model = model.removeprefix("recbole:")
         stage = {key: value for key, value in stage.items() if key != "model"}
         result.append((model, shared | settings["types"][model_type(model)] | stage))
     return result
