@@ -78,7 +78,8 @@ def _cells(line, where) -> list[str]:
             f"Cannot read {where} ({one_sentence(error).rstrip('.')}); an id with a comma stands in double quotes, "
             "and a quote within these is written twice."
         ) from None
-    return [cell if '"' in line else cell.strip() for row in rows for cell in row]
+    cells = [cell for row in rows for cell in row]
+    return [cell if '"{}"'.format(cell.replace('"', '""')) in line else cell.strip() for cell in cells]
 
 
 def read_users(file) -> list[str]:

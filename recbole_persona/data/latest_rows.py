@@ -84,10 +84,11 @@ class _WithRows:
     """
 
     def __init__(self, dataset, users):
-        self.dataset, self._latest = dataset, LatestRows(dataset)
+        self.dataset = dataset
         own = dataset.inter_feat[dataset.uid_field]
         self._without = np.setdiff1d(users, own.numpy())
-        if len(unknown := self._without[~self._latest.known[self._without]]):
+        self._latest = LatestRows(dataset) if len(self._without) else None  # it reads all interactions
+        if self._latest and len(unknown := self._without[~self._latest.known[self._without]]):
             names = ", ".join(map(repr, map(str, dataset.id2token(dataset.uid_field, unknown[:5]))))
             raise UserError(
                 f"The test data hold no history of user {names} to rank by; recbole_persona.recommend reads all parts."

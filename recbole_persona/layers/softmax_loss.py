@@ -44,8 +44,8 @@ def table_cross_entropy(states, table, target, share=None, tile=None):
 class _TiledCrossEntropy(torch.autograd.Function):
     """Three products a tile, as few as can be: scores, gradient of the states, gradient of the table.
 
-    The gradient of the table is summed as (d, V), and the scores read a table that is stored as (d, V): so the long side of
-    each product is the one along which memory is read and written (benchmarks/softmax_loss.py).
+    The gradient of the table is summed as (d, V), and the scores read a table that is stored as (d, V): at the
+    rows of a tile on a CPU this takes about as long as (V, d), with more rows less (benchmarks/softmax_loss.py has the former).
     """
 
     @staticmethod

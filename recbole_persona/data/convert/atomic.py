@@ -208,6 +208,7 @@ def replaced_together(folder: Path, name: str, manifest: dict):
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except Timeout:
+        made = False  # folder and lock are the other process's
         raise UserError(f"Another process is converting into {folder}; wait for it.") from None
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{folder.parent} is a file, not a folder; choose another --out.") from None
